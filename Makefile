@@ -1,0 +1,107 @@
+# Prints its targets when called without one. Everything runs in .venv, built on first use from environment.yml;
+# an active environment that has the packages, or PYTHON=/path/to/python, is used instead, as it is.
+PROFILE ?= demo
+stages := 01_prepare_data 02_pretrain_generator 03_train_gan 04_evaluate
+
+# --- which Python -----------------------------------------------------------------------------------------------
+active := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CONDA_PREFIX))
+complete := $(and $(wildcard $(active)/lib/python3*/site-packages/torch),\
+                  $(wildcard $(active)/lib/python3*/site-packages/papermill))
+ifdef PYTHON
+  python := $(PYTHON)
+else ifneq ($(and $(active),$(complete)),)
+  python := $(active)/bin/python
+  export PATH := $(active)/bin:$(PATH)
+else
+  python := .venv/bin/python
+  ready := .venv/installed
+  export PATH := $(CURDIR)/.venv/bin:$(PATH)
+endif
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONHASHSEED := 0
+# Kernel "python3" is this environment's, not one that the user has registered under that name.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+
+# --- what depends on what ---------------------------------------------------------------------------------------
+run := runs/$(PROFILE)
+out := results/$(PROFILE)
+profile := notebooks/profiles/$(PROFILE).yaml
+package := $(wildcard sprl_utils/*.py)
+ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
+  ifeq ($(wildcard $(profile)),)
+    $(error PROFILE: expected one of $(basename $(notdir $(wildcard notebooks/profiles/*.yaml))), found $(PROFILE))
+  endif
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help reproduce test notebooks lab pins clean
+
+help:  ## Print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "Profiles: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml))). Python: $(python)"
+
+reproduce: $(stages:%=$(out)/%.ipynb)  ## Run the four notebooks into results/<profile>/ (PROFILE=demo)
+	@echo "Done: notebooks, tables and figures are in $(out)/"
+
+# The runs are what counts as done: results/ may have come with a clone, without the runs behind it.
+$(stages:%=$(out)/%.ipynb): $(out)/%.ipynb: $(run)/%.ipynb
+	@mkdir -p $(out) && cp $< $@
+
+$(stages:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(package) | $(ready)
+	@mkdir -p $(run) $(out) && rm -f $(out)/$*.failed.ipynb
+	@$(python) -m sprl_utils.profiles $(profile) $< > $(run)/$*.yaml
+	@$(python) -m jupytext --quiet --to ipynb --update-metadata '{"jupytext": null}' --output $(run)/$*.input.ipynb $<
+	@echo "$*: running with profile $(PROFILE)"
+	@$(python) -m papermill -k python3 --cwd notebooks -f $(run)/$*.yaml $(run)/$*.input.ipynb $(run)/$*.running.ipynb \
+	  || { mv -f $(run)/$*.running.ipynb $(out)/$*.failed.ipynb; \
+	       echo "$*: failed; read $(out)/$*.failed.ipynb, then run make again: it goes on from here" >&2; exit 1; }
+	@mv $(run)/$*.running.ipynb $@
+
+$(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
+$(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
+$(run)/03_train_gan.ipynb: $(run)/02_pretrain_generator.ipynb
+$(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
+
+test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
+	$(python) -m ruff check .
+	$(python) -m pytest
+	rm -rf runs/smoke results/smoke
+	$(python) -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env $(sort $(wildcard notebooks/*.ipynb))
+
+# One after the other, because each reads the files of those before it.
+notebooks: $(ready)  ## Refresh notebooks/*.ipynb from their .py and execute them on the smoke profile
+	rm -rf runs/smoke results/smoke
+	@for source in $(sort $(wildcard notebooks/*.py)); do \
+	  notebook=$${source%.py}.ipynb; \
+	  $(python) -m jupytext --quiet --update --to ipynb $$source && \
+	  $(python) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
+	    --ExecutePreprocessor.record_timing=False $$notebook && \
+	  $(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $$notebook \
+	  || exit 1; \
+	done
+
+lab: $(ready)  ## Open JupyterLab
+	$(python) -m jupyterlab
+
+pins:  ## Print the exact versions that .venv is built from
+	@sed -n 's/^ *- *\([^ ]*==[^ ]*\) *$$/\1/p' environment.yml
+
+clean:  ## Delete runs/<profile>/; the downloaded heads and results/ stay
+	rm -rf $(run)
+
+# --- the environment --------------------------------------------------------------------------------------------
+.venv/installed: environment.yml
+	@for python in python3.11 python3 python3.12 python3.13; do \
+	  $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python: expected 3.11 or newer with venv, found $$(python3 --version 2>&1)" >&2; exit 1; fi; \
+	echo "Building .venv with $$($$found --version), about three minutes"; \
+	$$found -m venv --clear .venv
+	@$(MAKE) --silent --no-print-directory pins > .venv/pins.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/pins.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

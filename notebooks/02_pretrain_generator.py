@@ -1,0 +1,161 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Pretrain the generator: mDCSRN learns with L1
+#
+# The densely connected generator first learns to bring LR patches close to HR, voxel by voxel.
+#
+# **Goals.** Build the paper's generator, train it, watch it. **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
+# **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`, `examples/`.
+# **Time.** Half a minute on the smoke profile; most of the demo's twenty minutes on a laptop.
+
+# %% tags=["parameters"]
+profile = "smoke"  # name of the folders under runs/ and results/
+patch_size = 16  # edge of the training cubes, in voxels
+batch_size = 2  # cubes a step (2 in the paper)
+patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
+flips = True  # flip random cubes along each axis
+usage = 1.0  # grid only: share of the cubes used in an epoch
+leave_out = [0]  # grid only: numbers of cubes never used
+pretrain_steps = 16  # updates of the generator
+pretrain_learning_rate = 0.001  # of Adam (1e-4 in the paper)
+rate_reconstruction = 0.05  # factor on the learning rate of the last 1x1x1 conv
+rate_compressors = 0.3  # factor on the learning rate of the compressors
+rate_schedule = "cosine"  # "constant" or "cosine"
+rate_warmup = 4  # steps over which "cosine" rises
+average = 0.95  # decay of the running average of the weights; 0: off
+init = "identity"  # "identity", or the original project's "kaiming"
+pretrain_every = 8  # steps between checkpoints, each with a look at the validation patches
+validation_patches = 4  # number of fixed validation cubes
+seed = 0  # of everything random
+device = "auto"  # "auto", "cpu" or "cuda"
+precision = "auto"  # "auto", "32-true" or "bf16-mixed"
+
+# %%
+# %matplotlib inline
+import numpy as np
+import pandas as pd
+import torch
+
+from sprl_utils import figures, training
+from sprl_utils.networks import Generator, count_parameters, multiply_adds
+from sprl_utils.patches import GridPatches, RandomPatches
+from sprl_utils.prepare import load_prepared
+from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+
+root = repo_root()
+runs, results = root / "runs" / profile, root / "results" / profile
+process = tune_process()
+seed_everything(seed)
+figures.banner(profile)
+
+# %% [markdown]
+# ## The generator
+#
+# > *The paper* (figure 2, "b4u4"): a first 3x3x3 conv to $2k$ maps ($k = 16$), four dense blocks of four units
+# > (BatchNorm, ELU, 3x3x3 conv to $k$ maps), before each next block a 1x1x1 compressor to $2k$ maps over all that came
+# > before, and a last 1x1x1 conv to one map.
+#
+# With $x_0$ the first conv's maps, $B_i$ the blocks and $C_i, R$ 1x1x1 convs over concatenations,
+#
+# $$x_i = B_i\!\left(C_i[x_0, x_1, \dots, x_{i-1}]\right), \qquad \mathrm{SR} = R[x_0, \dots, x_4].$$
+#
+# There is no up-sampling and no global skip. `init="identity"` is *ours*: one map of the first conv passes the input
+# through, and $R$ reads that map alone, so training starts at the LR image instead of at noise.
+
+# %%
+generator = Generator(init=init)
+print(f"{count_parameters(generator):,} parameters, {multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a "
+      f"64-cube, sees {generator.receptive_radius} voxels to each side")
+assert count_parameters(generator) == 411_648
+
+# %% tags=["nbval-check-output"]
+x = torch.randn(1, 1, 9, 10, 11)  # (N, C, D, H, W)
+with torch.no_grad():
+    change = (generator.eval()(x) - x).abs().max().item()
+print("the untrained generator returns its input:", change == 0)
+
+# %% [markdown]
+# ## Patches
+#
+# Training heads and validation heads share no person and no average. The validation patches are fixed: number 0 to
+# `validation_patches` - 1 of a stream with its own seed.
+
+# %%
+train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
+if patches == "grid":
+    train = GridPatches(train_heads, patch_size, seed, usage, leave_out)
+else:
+    train = RandomPatches(train_heads, patch_size, seed, flips)
+validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
+print("train on", [p.meta["id"] for p in train_heads[:8]], "| validate on", [p.meta["id"] for p in validation_heads[:8]])
+
+# %% [markdown]
+# ## Training
+#
+# $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|, \qquad \text{Adam, batch 2}$$
+#
+# *The paper* trains 500,000 steps at $10^{-4}$; the demo has minutes, and so raises the rate, lowers it for the layers
+# that read hundreds of maps, and averages the weights (`CONTRIBUTING.md` says how that was chosen: on the validation head).
+# Stop the cell or kill the kernel whenever you like: started again it goes on from the last checkpoint,
+# and on a CPU in fp32 ends with the very same bits.
+
+# %%
+fabric = training.make_fabric(device, precision)
+plan = training.PretrainSettings(
+    steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
+    rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
+    rate_warmup=rate_warmup, average=average, init=init, seed=seed, every=pretrain_every)
+curve = figures.LiveCurve({"L1": ["train_l1", "l1"], "PSNR (dB)": ["psnr"], "SSIM": ["ssim"]})
+history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve)
+
+# %% [markdown]
+# **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr` and `ssim`
+# are measured on the fixed validation patches with the averaged weights. Training loss is noisy because every step sees
+# other patches.
+
+# %%
+lr_scores = training.zero_filled_scores(validation, validation_patches)
+pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
+              {"image": "SR, last checkpoint", **history.iloc[-1][list(lr_scores)]}]).round(4)
+
+# %% [markdown]
+# ## Along the way
+#
+# The same validation patch at the checkpoints, beside its LR and HR.
+
+# %%
+saved = sorted((runs / "pretrain" / "examples").glob("*.npy"))
+chosen = [saved[i] for i in np.unique(np.linspace(0, len(saved) - 1, 5).round().astype(int))]
+figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen})
+figures.save(figure, results / "figures" / "pretrain_examples.png")
+
+# %% [markdown]
+# **What is to be seen** (validation head, middle axial slice of one patch). LR and HR (first and last row) do not change; SR starts as
+# LR, and gains what contrast at edges the steps of this run could teach.
+
+# %%
+figure = figures.curves(history, curve.panels)
+figures.save(figure, results / "figures" / "pretrain_curves.png")
+figures.plt.close(figure)
+history.to_csv(results / "pretrain_history.csv", index=False)
+outputs = [runs / "pretrain" / "generator.safetensors"]
+write_json(results / "02_environment.json",
+           environment({"profile": profile, **training.describe_fabric(fabric), **vars(plan), **process}, outputs=outputs))
+
+# %% [markdown]
+# ## Recap
+#
+# The generator has the paper's 411,648 parameters and has learned with L1 alone. L1 rewards the mean of all sharp images
+# that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator for more.

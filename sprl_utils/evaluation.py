@@ -1,0 +1,103 @@
+"""Every method on a prepared head: the images, and one row of metrics for each method and region."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from sprl_utils import metrics
+from sprl_utils.inference import super_resolve
+from sprl_utils.kspace import crop_kspace, interpolate
+from sprl_utils.networks import count_parameters
+from sprl_utils.patches import Prepared
+from sprl_utils.volumes import foreground_mask
+
+#: Interpolation methods and their spline order.
+INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+
+
+def reconstruct(subject: Prepared, generators: dict[str, nn.Module], memory_gib: float = 4.0,
+                skip_air: bool = True) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """HR-grid images of one head by every method, and the seconds each took.
+
+    Args:
+        generators: method name -> network, run on the zero-filled LR.
+        skip_air: copy boxes of the LR image that hold only air (found in LR) instead of running the network there.
+
+    Returns:
+        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the coarse
+        image and are left out where only an LR volume is known (the subject came with its own).
+    """
+    images, seconds = {}, {}
+    hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
+    if keep is not None:
+        coarse = crop_kspace(hr, keep)
+        for name, order in INTERPOLATIONS.items():
+            images[name], seconds[name] = _timed(interpolate, coarse, hr.shape, order)
+    images["zero-filled"], seconds["zero-filled"] = lr, 0.0
+    voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
+    foreground = foreground_mask(lr, voxel_size) if skip_air else None
+    for name, generator in generators.items():
+        images[name], seconds[name] = _timed(super_resolve, lr, generator, memory_gib=memory_gib,
+                                             foreground=foreground)
+    return images, seconds
+
+
+def score(subject: Prepared, images: dict[str, np.ndarray], seconds: dict[str, float],
+          generators: dict[str, nn.Module]) -> pd.DataFrame:
+    """One row for each method and region (whole volume, brain): metrics, parameters, seconds a volume."""
+    masks = {"whole": None, "brain": np.asarray(subject.brain)}
+    hr = np.asarray(subject.hr)
+    rows = []
+    for name, image in images.items():
+        parameters = count_parameters(generators[name]) if name in generators else 0
+        facts = {"subject": subject.meta["id"], "kind": subject.meta["kind"], "method": name}
+        rows += [facts | row | {"parameters": parameters, "seconds": round(seconds[name], 2)}
+                 for row in metrics.evaluate(image, hr, masks)]
+    return pd.DataFrame(rows)
+
+
+def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
+    """Methods down, heads and metrics across, of one region: what the README shows."""
+    inside = scores[scores["region"] == region]
+    table = inside.pivot(index="method", columns="subject", values=list(metrics.METRICS)).swaplevel(axis=1)
+    order = [(s, m) for s in inside["subject"].unique() for m in metrics.METRICS]
+    return table.loc[inside["method"].unique(), order].rename_axis(columns=["head", "metric"])
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A `results_table` as Markdown: PSNR in dB with two decimals, SSIM and NRMSE with four."""
+    heads = list(dict.fromkeys(head for head, _ in table.columns))
+    lines = ["| method | " + " | ".join(f"{h}: PSNR / SSIM / NRMSE" for h in heads) + " |",
+             "|---" * (len(heads) + 1) + "|"]
+    for method, row in table.iterrows():
+        cells = ["{:.2f} / {:.4f} / {:.4f}".format(*(row[(h, m)] for m in metrics.METRICS)) for h in heads]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
+    """Write an image as NIfTI in the input's own intensity units and position."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.asarray(image, dtype=np.float32) * np.float32(subject.meta["scale"])
+    beside = path.with_name(f".beside_{path.name}")
+    nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)
+    beside.replace(path)
+
+
+def improvement(scores: pd.DataFrame, method: str, over: Sequence[str]) -> pd.DataFrame:
+    """PSNR and SSIM of ``method`` minus those of each method in ``over``, whole volume, one row a head."""
+    whole = scores[scores["region"] == "whole"].set_index(["subject", "method"])[["psnr", "ssim"]]
+    parts = {other: whole.xs(method, level="method") - whole.xs(other, level="method") for other in over}
+    return pd.concat(parts, axis=1)
+
+
+def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    return function(*args, **kwargs), time.perf_counter() - start

@@ -1,0 +1,214 @@
+"""Every picture of the study. Slices are shown as a radiology viewer does: nose or crown up, file axes x, y, z.
+
+Figures of heads are cut to the brain, because some of the test heads have a face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from sprl_utils.kspace import spectrum
+from sprl_utils.patches import Prepared
+
+#: The plane seen when the slice is taken along x, y, z of a head in RAS order.
+PLANES = ("sagittal (x)", "coronal (y)", "axial (z)")
+
+
+def banner(profile: str) -> None:
+    """Say loudly that a smoke run's numbers are not results."""
+    if profile == "smoke":
+        display(Markdown("> **SMOKE RUN**: cropped heads and a handful of training steps, to see that everything "
+                         "works. Numbers and pictures below are *not* results; those are in `results/demo/`."))
+
+
+def brain_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, ...]:
+    """Bounding box of a brain mask with a margin; the whole volume if the mask is empty."""
+    if not brain.any():
+        return tuple(slice(0, n) for n in brain.shape)
+    found = np.argwhere(brain)
+    low, high = found.min(axis=0), found.max(axis=0) + 1
+    return tuple(slice(max(int(a) - margin, 0), int(b) + margin) for a, b in zip(low, high, strict=True))
+
+
+def _show(ax: Axes, image: np.ndarray, axis: int, index: int, **style) -> None:
+    """One slice, second remaining axis upwards."""
+    ax.imshow(np.take(image, index, axis=axis).T, origin="lower", interpolation="nearest",
+              **{"cmap": "gray", "vmin": 0, "vmax": 1} | style)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def three_planes(images: dict[str, np.ndarray], title: str = "") -> Figure:
+    """The middle slice of each image (columns) in each of three planes (rows)."""
+    figure, axes = plt.subplots(3, len(images), figsize=(2.7 * len(images), 7.6), squeeze=False,
+                                layout="constrained")
+    for column, (name, image) in enumerate(images.items()):
+        for axis in range(3):
+            _show(axes[axis, column], image, axis, image.shape[axis] // 2)
+            axes[axis, 0].set_ylabel(PLANES[axis])
+        axes[0, column].set_title(name)
+    figure.suptitle(title)
+    return figure
+
+
+def kspace_before_after(hr: np.ndarray, lr: np.ndarray) -> Figure:
+    """Log magnitude of the central k-space plane across the cut axes (y, z), of HR and of LR."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
+    top = None
+    for ax, (name, image) in zip(axes, {"HR": hr, "LR": lr}.items(), strict=True):
+        plane = spectrum(image)[image.shape[0] // 2]
+        top = plane.max() if top is None else top
+        ax.imshow(plane.T, origin="lower", cmap="magma", vmin=0, vmax=top)
+        ax.set(title=f"k-space of {name}, log$_{{10}}$(1 + |F|)", xlabel="$k_y$ (samples)", ylabel="$k_z$ (samples)")
+    return figure
+
+
+def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: int) -> Figure:
+    """Where patches lie (their first voxels given), drawn over the middle slice of each plane.
+
+    A cube is drawn in a plane if the slice passes through it.
+    """
+    hr, box = np.asarray(subject.hr), brain_box(np.asarray(subject.brain), margin=patch_size // 2)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.7), layout="constrained")
+    for axis, ax in enumerate(axes):
+        middle = (box[axis].start + box[axis].stop) // 2
+        _show(ax, hr, axis, min(middle, hr.shape[axis] - 1))
+        u, v = (a for a in range(3) if a != axis)
+        for low in patches:
+            if low[axis] <= middle < low[axis] + patch_size:
+                ax.add_patch(Rectangle((low[u], low[v]), patch_size, patch_size, fill=False, color="tab:orange"))
+        ax.set(title=PLANES[axis], xlim=(box[u].start, box[u].stop), ylim=(box[v].start, box[v].stop))
+    return figure
+
+
+def examples(steps: dict[str, np.ndarray]) -> Figure:
+    """LR, SR and HR of the example patch (rows), its middle axial slice, as training went on (columns).
+
+    Args:
+        steps: title -> array ``(3, x, y, z)`` of LR, SR, HR.
+    """
+    figure, axes = plt.subplots(3, len(steps), figsize=(1.9 * len(steps) + 0.4, 5.8), squeeze=False,
+                                layout="constrained")
+    for column, (title, images) in enumerate(steps.items()):
+        for row, name in enumerate(("LR", "SR", "HR")):
+            _show(axes[row, column], images[row], 2, images.shape[-1] // 2)
+            axes[row, 0].set_ylabel(name)
+        axes[0, column].set_title(title, fontsize=9)
+    return figure
+
+
+def comparison(images: dict[str, np.ndarray], hr: np.ndarray, brain: np.ndarray, title: str = "",
+               error_range: float = 0.2) -> Figure:
+    """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
+
+    Args:
+        images: method -> volume; HR is added as the last column.
+        brain: mask; figures are cut to its bounding box.
+        error_range: colour scale of the error maps, in shares of the data range.
+    """
+    box = brain_box(brain)
+    hr = hr[box]
+    shown = {name: image[box] for name, image in images.items()} | {"HR": hr}
+    figure, axes = plt.subplots(7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False,
+                                layout="constrained")
+    for column, (name, image) in enumerate(shown.items()):
+        for axis in range(3):
+            middle = hr.shape[axis] // 2
+            _show(axes[2 * axis, column], image, axis, middle)
+            _show(axes[2 * axis + 1, column], image - hr, axis, middle, cmap="RdBu_r",
+                  vmin=-error_range, vmax=error_range)
+            axes[2 * axis, 0].set_ylabel(PLANES[axis])
+            axes[2 * axis + 1, 0].set_ylabel(f"minus HR, ±{error_range:g}")
+        zoom = _zoom_box(hr.shape)
+        _show(axes[6, column], image[zoom], 2, 0)
+        axes[6, 0].set_ylabel("zoom, axial")
+        outline = Rectangle((zoom[0].start, zoom[1].start), zoom[0].stop - zoom[0].start,
+                            zoom[1].stop - zoom[1].start, fill=False, color="tab:orange")
+        axes[4, column].add_patch(outline)
+        axes[0, column].set_title(name)
+    figure.suptitle(title)
+    return figure
+
+
+def _zoom_box(shape: Sequence[int]) -> tuple[slice, slice, slice]:
+    """The middle third of one half of the axial middle slice."""
+    x, y, z = shape
+    return slice(x // 2, x // 2 + x // 3), slice(y // 3, y // 3 + x // 3), slice(z // 2, z // 2 + 1)
+
+
+def strip(images: dict[str, np.ndarray], brain: np.ndarray, axis: int = 2) -> Figure:
+    """One slice through each image, side by side, cut to the brain: the picture for a front page."""
+    box = brain_box(brain)
+    figure, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 4.2), squeeze=False,
+                                layout="constrained")
+    for ax, (name, image) in zip(axes[0], images.items(), strict=True):
+        _show(ax, image[box], axis, image[box].shape[axis] // 2)
+        ax.set_title(name)
+    return figure
+
+
+def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
+    """PSNR, SSIM and NRMSE of each method, grouped by head."""
+    inside = scores[scores["region"] == region]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    labels = {"psnr": "PSNR (dB), higher is better", "ssim": "SSIM, higher is better",
+              "nrmse": "NRMSE, lower is better"}
+    for ax, (metric, label) in zip(axes, labels.items(), strict=True):
+        table = inside.pivot(index="subject", columns="method", values=metric)
+        table = table.loc[inside["subject"].unique(), inside["method"].unique()]
+        table.plot.bar(ax=ax, rot=0, width=0.8, legend=ax is axes[0], colormap="viridis", xlabel="")
+        low, high = table.to_numpy().min(), table.to_numpy().max()
+        ax.set(title=label, ylim=(low - 0.3 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6)))
+    axes[0].legend(fontsize=7, ncols=2)
+    figure.suptitle(f"test heads, {region} volume; bars do not start at 0" if region == "whole"
+                    else f"test heads, {region}; bars do not start at 0")
+    return figure
+
+
+def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
+    """Columns of a training history against the step, one panel for each entry.
+
+    Args:
+        panels: axis label -> columns drawn there; columns that the history lacks are left out.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.1), squeeze=False,
+                                layout="constrained")
+    for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
+        for column in columns:
+            if column in history:
+                known = history.dropna(subset=[column])
+                ax.plot(known["step"], known[column], marker=".", label=column)
+        ax.set(xlabel="step", ylabel=label)
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)
+    return figure
+
+
+class LiveCurve:
+    """A training curve in a notebook that is redrawn in place; called with the history at each checkpoint."""
+
+    def __init__(self, panels: dict[str, Sequence[str]]):
+        self.panels, self.handle = panels, None
+
+    def __call__(self, history: pd.DataFrame) -> None:
+        figure = curves(history, self.panels)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        plt.close(figure)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, without the date, so that the same picture is the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})

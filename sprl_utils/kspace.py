@@ -1,0 +1,139 @@
+"""Make a low-resolution (LR) image from a high-resolution (HR) one by cutting k-space, and bring it back up.
+
+Volumes are float32 ``(x, y, z)``. A scan of lower resolution measures fewer k-space samples: keeping the centre of
+k-space is how the paper (section 3.1) and this study make LR from HR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import fft, ndimage
+
+Keep = Sequence[int | float | None]
+
+
+def kept_samples(shape: Sequence[int], keep: Keep) -> tuple[int, ...]:
+    """Samples of k-space kept on each axis of ``shape``.
+
+    Args:
+        shape: matrix of the volume.
+        keep: one entry an axis: None keeps all, an int that many samples, a float that share of them.
+
+    Raises:
+        ValueError: not one entry an axis, or one that keeps nothing or more than there is.
+    """
+    if len(keep) != len(shape):
+        raise ValueError(f"k-space: keep needs one entry for each of {len(shape)} axes, found {list(keep)}")
+    kept = []
+    for n, k in zip(shape, keep, strict=True):
+        is_share = isinstance(k, (float, np.floating))
+        samples = n if k is None else round(n * k) if is_share else int(k)
+        if not 1 <= samples <= n:
+            raise ValueError(f"k-space: keep must leave 1 to {n} samples of an axis of {n}, found {k!r}")
+        kept.append(samples)
+    return tuple(kept)
+
+
+def kept_slice(n: int, keep: int) -> slice:
+    """Where the ``keep`` central samples of ``n`` stand in fftshift order (index ``n // 2`` is DC)."""
+    start = n // 2 - keep // 2
+    return slice(start, start + keep)
+
+
+def _check_volume(volume: np.ndarray) -> None:
+    if volume.ndim != 3:
+        raise ValueError(f"k-space: expected a volume of three axes, found shape {volume.shape}")
+
+
+def _cut_axis(image: np.ndarray, axis: int, keep: int, zero_fill: bool) -> np.ndarray:
+    """Cut k-space along one axis; the image comes back complex, on the old grid or on one of ``keep`` samples."""
+    n = image.shape[axis]
+    spectrum = np.moveaxis(fft.fft(image, axis=axis, workers=-1), axis, 0)
+    inside = fft.ifftshift(np.isin(np.arange(n), np.arange(n)[kept_slice(n, keep)]))
+    if zero_fill:
+        spectrum[~inside] = 0
+    else:  # in FFT order the kept samples already stand as a spectrum of ``keep`` samples does
+        spectrum = spectrum[inside] * np.float32(keep / n)
+    return fft.ifft(np.moveaxis(spectrum, 0, axis), axis=axis, workers=-1, overwrite_x=True)
+
+
+def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool) -> np.ndarray:
+    _check_volume(volume)
+    image = np.asarray(volume, dtype=np.float32)
+    kept = kept_samples(image.shape, keep)
+    cut_axes = [axis for axis in range(3) if kept[axis] < image.shape[axis]]
+    for axis in cut_axes:
+        image = _cut_axis(image, axis, kept[axis], zero_fill)
+    return np.abs(image) if cut_axes else image.copy()
+
+
+def truncate_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
+    """LR on the HR grid: cut the outer k-space, zero-fill, magnitude (the paper's degradation, section 3.1).
+
+    In fftshift order the samples ``n // 2 - keep // 2 ... + keep`` of each axis stay. Intensities keep HR's scale.
+
+    Args:
+        volume: real ``(x, y, z)``.
+        keep: one entry an axis, as in `kept_samples`.
+
+    Returns:
+        float32 volume of the same shape.
+
+    Raises:
+        ValueError: not three axes, or a bad ``keep``.
+    """
+    return _cut(volume, keep, zero_fill=True)
+
+
+def crop_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
+    """LR on its own coarse grid: the same k-space samples, not zero-filled, on HR's intensity scale.
+
+    Sample ``j`` of an axis lies at HR index ``j * n / keep``: both grids share their first sample.
+    """
+    return _cut(volume, keep, zero_fill=False)
+
+
+def interpolate(coarse: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
+    """Bring a `crop_kspace` image to the HR grid by nearest (order 0), linear (1) or cubic spline (3) interpolation.
+
+    Beyond the last sample the last value is taken: wrapping around would mix the neck into the crown.
+    """
+    image = coarse
+    for axis, n in enumerate(shape):
+        if image.shape[axis] == n:
+            continue
+        steps = [1.0] * image.ndim
+        steps[axis] = image.shape[axis] / n
+        size = (*image.shape[:axis], n, *image.shape[axis + 1:])
+        image = ndimage.affine_transform(image, steps, output_shape=size, order=order, mode="nearest")
+    return image
+
+
+def original_lr(volume: np.ndarray, axes: Sequence[int] = (1, 2)) -> np.ndarray:
+    """The original project's MATLAB recipe, defects included: LR scaled by its OWN maximum, as int16.
+
+    Divide by 4095; centred FFT; on each of ``axes`` zero ``round(n / 2.5)`` samples at either end (64 of 320 stay);
+    inverse FFT; magnitude; divide by its own maximum; times 4095, rounded half away from zero.
+
+    Returns:
+        int16 volume of the same shape, values 0..4095.
+
+    Raises:
+        ValueError: not three axes, or a volume with nothing in it.
+    """
+    _check_volume(volume)
+    keep: list[int | None] = [None, None, None]
+    for axis in axes:
+        n = volume.shape[axis]
+        keep[axis] = n - 2 * int(np.floor(n / 2.5 + 0.5))
+    image = truncate_kspace(np.asarray(volume, dtype=np.float32) / 4095, keep)
+    if not image.max() > 0:
+        raise ValueError("original LR recipe: expected a volume with a positive maximum, found none")
+    return np.floor(image / image.max() * 4095 + 0.5).astype(np.int16)
+
+
+def spectrum(volume: np.ndarray) -> np.ndarray:
+    """Log magnitude of the centred 3D spectrum, for looking at: ``log10(1 + |F|)``, DC in the middle."""
+    return np.log10(1 + np.abs(fft.fftshift(fft.fftn(volume, workers=-1)))).astype(np.float32)

@@ -1,0 +1,424 @@
+"""The data manifest: which heads, from where, in which split; read it, check it, split it, fetch it.
+
+A manifest is a CSV with one row a subject; `data_manifest/README.md` explains each column. Downloads are
+packages of the Python or npm index out of which a file is read: nothing in them is installed or executed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+SPLITS = ("train", "validation", "evaluation", "test")
+KINDS = ("person", "average")
+ORIGINAL_SEED = 999
+SOURCE = re.compile(r"local|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+")
+
+
+class SourceUnavailable(RuntimeError):
+    """A package could not be had: no npm on this machine, no network, or no such package."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row of a manifest.
+
+    Attributes:
+        id: name of the subject, also of its folder in the cache.
+        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION`` or ``local``.
+        member: the HR file within the package, or its absolute path; several files are joined by ``;``.
+        lr: absolute path of the subject's own LR (local only); empty when LR is made from HR.
+        sha256: of each file of ``member``, joined by ``;``; empty when unknown, and then not checked.
+        licence: as the source states it.
+        group: leakage group: what shows the same person, or averages over the same people, shares one.
+        split: one of `SPLITS`, or empty until `assign_splits`.
+        axes: array axes to degrade.
+        kind: ``person`` or ``average``.
+    """
+
+    id: str
+    source: str
+    member: str
+    lr: str = ""
+    sha256: str = ""
+    licence: str = ""
+    group: str = ""
+    split: str = ""
+    axes: tuple[int, ...] = (1, 2)
+    kind: str = "person"
+
+    @property
+    def members(self) -> list[str]:
+        """Files of ``member``, in order."""
+        return self.member.split(";")
+
+    @property
+    def hashes(self) -> list[str]:
+        """The sha256 of each of `members`; empty strings where none is given."""
+        return self.sha256.split(";") if self.sha256 else [""] * len(self.members)
+
+
+COLUMNS = tuple(field.name for field in fields(Subject))
+REQUIRED = COLUMNS[:3]
+
+
+# ---- read, check, write -------------------------------------------------------------------------------
+
+def read_manifest(path: str | os.PathLike) -> list[Subject]:
+    """Read and check a manifest. Paths of local files come back absolute, taken from the CSV's own folder.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything else that is wrong with it: one line naming subject, file, expected and found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"manifest {path}: expected a CSV file, found none")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"manifest {path}: expected a CSV file, "
+                         f"found one that cannot be read ({error})") from error
+    if not rows:
+        raise ValueError(f"manifest {path}: expected a header and one row a subject, found no subject")
+    _check_columns(rows[0], path)
+    subjects = [_parse(row, path) for row in rows]
+    for subject_id, count in Counter(s.id for s in subjects).items():
+        if count > 1:
+            raise ValueError(f"subject {subject_id}: manifest {path}: expected each id once, "
+                             f"found it {count} times")
+    _check_groups(subjects, f"manifest {path}")
+    return subjects
+
+
+def _check_columns(row: dict, path: Path) -> None:
+    found = [name for name in row if name]  # a trailing comma makes a column without a name
+    if missing := [name for name in REQUIRED if name not in found]:
+        raise ValueError(f"manifest {path}: expected the columns {','.join(REQUIRED)}, "
+                         f"found no {','.join(missing)}")
+    if unknown := [name for name in found if name not in COLUMNS]:
+        raise ValueError(f"manifest {path}: expected columns out of {','.join(COLUMNS)}, "
+                         f"found {','.join(unknown)}")
+
+
+def _parse(row: dict, path: Path) -> Subject:
+    """One row of the CSV as a checked `Subject`."""
+    nameless = [*(row.get(None) or []), row.get("") or ""]
+    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    subject_id = values["id"]
+
+    def require(ok: object, what: str, expected: str, found: object) -> None:
+        if not ok:
+            raise ValueError(f"subject {subject_id or '(no id)'}: manifest {path}: {what}: "
+                             f"expected {expected}, found {found!r}")
+
+    require(re.fullmatch(r"\w[\w.-]*", subject_id), "id", "letters, digits, '.', '-' or '_'", subject_id)
+    require(not any(nameless), "row", "no more values than columns", ",".join(filter(None, nameless)))
+    require(SOURCE.fullmatch(values["source"]), "source", "pypi:NAME==VERSION, npm:NAME@VERSION or local",
+            values["source"])
+    local = values["source"] == "local"
+    members = [member.strip() for member in values["member"].split(";")]
+    require(all(members) and len({Path(m).name for m in members}) == len(members), "member",
+            "one file, or several of different names joined by ';'", values["member"])
+    require(local or not values["lr"], "lr", "none for a package (only local subjects bring their own)",
+            values["lr"])
+    hashes = values["sha256"].lower().split(";")
+    require(not values["sha256"] or (len(hashes) == len(members)
+                                     and all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes)),
+            "sha256", f"{len(members)} of 64 hexadecimal digits", values["sha256"])
+    require(values["split"] in ("", *SPLITS), "split", f"one of {', '.join(SPLITS)} or none", values["split"])
+    axes = values["axes"] or "1 2"
+    require(re.fullmatch("[012]( [012]){0,2}", axes) and len(set(axes.split())) == len(axes.split()), "axes",
+            "different ones of 0 1 2, with spaces between", axes)
+    kind = values["kind"] or "person"
+    require(kind in KINDS, "kind", " or ".join(KINDS), kind)
+
+    if local:
+        members = [_absolute(member, path) for member in members]
+    return Subject(**values | {
+        "member": ";".join(members), "lr": values["lr"] and _absolute(values["lr"], path),
+        "sha256": values["sha256"].lower(), "group": values["group"] or subject_id,
+        "axes": tuple(int(axis) for axis in axes.split()), "kind": kind})
+
+
+def _absolute(file: str, manifest: Path) -> str:
+    return str((manifest.parent / Path(file).expanduser()).resolve())
+
+
+def _check_groups(subjects: Iterable[Subject], where: str) -> None:
+    """Refuse a leakage group that stands in two splits."""
+    first: dict[str, Subject] = {}
+    for subject in subjects:
+        if subject.split:
+            other = first.setdefault(subject.group, subject)
+            if other.split != subject.split:
+                raise ValueError(f"subject {subject.id}: {where}: expected leakage group {subject.group} "
+                                 f"in one split, found {other.id} in {other.split} "
+                                 f"and {subject.id} in {subject.split}")
+
+
+def write_manifest(subjects: Iterable[Subject], path: str | os.PathLike) -> None:
+    """Write a manifest that `read_manifest` reads back, beside the target and then renamed into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for subject in subjects:
+                writer.writerow(astuple(replace(subject, axes=" ".join(map(str, subject.axes)))))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# ---- split --------------------------------------------------------------------------------------------
+
+def assign_splits(subjects: Sequence[Subject], rule: str = "seeded", seed: int = 0,
+                  shares: Sequence[float] = (0.7, 0.1, 0.1, 0.1)) -> list[Subject]:
+    """Give a split to the subjects that have none; the others keep theirs.
+
+    Args:
+        subjects: in any order; they come back in that order.
+        rule: ``"seeded"``: groups in the order of their names are shuffled with ``seed``, and each goes whole
+            to the split that lacks most of its share. A group with a member that has a split follows it.
+            ``"original"``: the original project's: the list, in its own order, shuffled with numpy's legacy
+            generator at seed 999, then 70/10/10/10 with the remainder in train: 780/111/111/111 of 1,113.
+            Seed and shares are that project's; that the shuffle runs on the list as it stands, and that
+            the parts follow each other as in `SPLITS`, is inferred. It knows no groups: tearing one is an
+            error. ``seed`` and ``shares`` are not used.
+        seed: of the seeded rule.
+        shares: of each of `SPLITS`, summing to 1.
+
+    Raises:
+        ValueError: unknown rule, bad shares, or a leakage group in two splits.
+    """
+    if rule not in ("seeded", "original"):
+        raise ValueError(f"split rule: expected 'seeded' or 'original', found {rule!r}")
+    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"split shares: expected {len(SPLITS)} that sum to 1, found {list(shares)}")
+    _check_groups(subjects, "splits")
+    chosen = _original_splits(subjects) if rule == "original" else _seeded_splits(subjects, seed, shares)
+    done = [replace(s, split=s.split or chosen[s.id]) for s in subjects]
+    _check_groups(done, f"split rule {rule}")
+    return done
+
+
+def _original_splits(subjects: Sequence[Subject]) -> dict[str, str]:
+    ids = [s.id for s in subjects if not s.split]
+    np.random.RandomState(ORIGINAL_SEED).shuffle(ids)
+    tenth = int(0.1 * len(ids))
+    sizes = (len(ids) - 3 * tenth, tenth, tenth, tenth)
+    return dict(zip(ids, np.repeat(SPLITS, sizes).tolist(), strict=True))
+
+
+def _seeded_splits(subjects: Sequence[Subject], seed: int, shares: Sequence[float]) -> dict[str, str]:
+    split_of = {s.group: s.split for s in subjects if s.split}
+    sizes = Counter(s.group for s in subjects if s.group not in split_of)
+    groups = sorted(sizes)
+    np.random.default_rng(seed).shuffle(groups)
+    lacking = dict(zip(SPLITS, (share * sizes.total() for share in shares), strict=True))
+    for group in groups:
+        split_of[group] = max(lacking, key=lacking.get)
+        lacking[split_of[group]] -= sizes[group]
+    return {s.id: split_of[s.group] for s in subjects}
+
+
+# ---- the Human Connectome Project ---------------------------------------------------------------------
+
+def hcp_subjects(root: str | os.PathLike, ids_csv: str | os.PathLike, own_lr: bool = False) -> list[Subject]:
+    """Subjects in the HCP's folder layout: ``<root>/<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
+
+    Args:
+        root: folder with one folder a subject.
+        ids_csv: its first column lists the subject ids; header, blank lines and further columns are fine.
+        own_lr: use ``<id>_LR.mat`` beside the volume, as the original project made it, instead of making LR.
+
+    Raises:
+        FileNotFoundError: no such list, or volumes missing: names the first and how many.
+        ValueError: the list holds no id, one twice, or something that is no id.
+    """
+    ids = _read_ids(Path(ids_csv))
+    folders = {i: Path(root).expanduser().resolve() / i / "unprocessed" / "3T" / "T1w_MPR1" for i in ids}
+    volumes = {i: folder / f"{i}_3T_T1w_MPR1.nii.gz" for i, folder in folders.items()}
+    lrs = {i: folder / f"{i}_LR.mat" for i, folder in folders.items()} if own_lr else {}
+    missing = [(i, file) for files in (volumes, lrs) for i, file in files.items() if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"subject {missing[0][0]}: expected {missing[0][1]}, found no such file "
+                                f"({len(missing)} of {len(volumes) + len(lrs)} files are missing)")
+    return [Subject(i, "local", str(volumes[i]), lr=str(lrs.get(i, "")), group=i,
+                    licence="HCP open access data use terms") for i in ids]
+
+
+def _read_ids(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"subject list {path}: expected a CSV file, found none")
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        ids = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+    if ids and not ids[0].isdigit():
+        ids = ids[1:]  # the header row
+    if not ids:
+        raise ValueError(f"subject list {path}: expected subject ids in the first column, found none")
+    for subject_id, count in Counter(ids).items():
+        if not subject_id.isdigit():
+            raise ValueError(f"subject {subject_id}: list {path}: expected an id of digits, "
+                             f"found {subject_id!r}")
+        if count > 1:
+            raise ValueError(f"subject {subject_id}: list {path}: expected each id once, "
+                             f"found it {count} times")
+    return ids
+
+
+# ---- fetch --------------------------------------------------------------------------------------------
+
+def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
+    """Paths of the subject's HR files, in the order of ``member``, fetched to ``cache/<id>/`` if missing.
+
+    With all of them cached and their sha256 right, no network, pip or npm is needed. A download takes its
+    place only after its sha256 was checked.
+
+    Raises:
+        FileNotFoundError: a local file that is not there.
+        SourceUnavailable: the package cannot be had.
+        ValueError: no such file in the package, or a wrong sha256.
+    """
+    return _fetch_source(subject.source, [subject], Path(cache))[subject.id]
+
+
+def fetch_all(subjects: Iterable[Subject], cache: str | os.PathLike,
+              log: Callable[[str], object] = print) -> dict[str, list[Path]]:
+    """`fetch` for many, by id: each package is downloaded once and then deleted.
+
+    Subjects that need npm are left out, with a line to ``log``, where npm or the package cannot be had.
+    """
+    subjects = list(subjects)
+    by_source: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        by_source.setdefault(subject.source, []).append(subject)
+    found: dict[str, list[Path]] = {}
+    for source, group in by_source.items():
+        try:
+            found |= _fetch_source(source, group, Path(cache))
+        except SourceUnavailable as error:
+            if not source.startswith("npm:"):
+                raise
+            log(f"skipped {', '.join(s.id for s in group)}: {error}")
+    return {s.id: found[s.id] for s in subjects if s.id in found}
+
+
+def _fetch_source(source: str, subjects: Sequence[Subject], cache: Path) -> dict[str, list[Path]]:
+    """Fetch all subjects of one source with at most one download."""
+    if source == "local":
+        return {s.id: _local_files(s) for s in subjects}
+    missing = [s for s in subjects if not _is_cached(s, cache)]
+    if missing:
+        with tempfile.TemporaryDirectory() as folder:
+            archive = _download(source, folder)
+            for subject in missing:
+                _unpack(subject, archive, cache)
+    return {s.id: _cached_files(s, cache) for s in subjects}
+
+
+def _cached_files(subject: Subject, cache: Path) -> list[Path]:
+    return [cache / subject.id / Path(member).name for member in subject.members]
+
+
+def _local_files(subject: Subject) -> list[Path]:
+    for file in [*subject.members, *filter(None, [subject.lr])]:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"subject {subject.id}: expected {file}, found no such file")
+    for file, expected in zip(subject.members, subject.hashes, strict=True):
+        _check_sha256(subject, file, expected, _sha256(Path(file)))
+    return [Path(file) for file in subject.members]
+
+
+def _is_cached(subject: Subject, cache: Path) -> bool:
+    for file, expected in zip(_cached_files(subject, cache), subject.hashes, strict=True):
+        if not file.is_file():
+            return False
+        found = _sha256(file)
+        if expected and found != expected:
+            warnings.warn(f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
+                          "fetching it again", stacklevel=4)
+            return False
+    return True
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_sha256(subject: Subject, file: str, expected: str, found: str) -> None:
+    if expected and found != expected:
+        raise ValueError(f"subject {subject.id}: {file}: expected sha256 {expected}, found {found}")
+
+
+def _download(source: str, folder: str) -> Path:
+    """Download one package into an empty folder; returns the wheel or tarball."""
+    index, spec = source.split(":", 1)
+    if index == "pypi":
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+                   "--no-deps", "--only-binary", ":all:", "--dest", folder, spec]
+    else:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SourceUnavailable(f"{source}: expected npm on this machine, found none")
+        command = [npm, "pack", "--silent", "--ignore-scripts", spec]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    files = list(Path(folder).iterdir())
+    if done.returncode or len(files) != 1:
+        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+        reason = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise SourceUnavailable(f"{source}: expected one package, found none ({reason.strip()})")
+    return files[0]
+
+
+def _unpack(subject: Subject, archive: Path, cache: Path) -> None:
+    """Read the subject's files out of a wheel or tarball; each is checked, then renamed into the cache."""
+    files = _cached_files(subject, cache)
+    for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
+        data = _read_member(subject, archive, member)
+        _check_sha256(subject, f"{member} of {subject.source}", expected, hashlib.sha256(data).hexdigest())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_bytes(data)
+            os.replace(beside, file)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _read_member(subject: Subject, archive: Path, member: str) -> bytes:
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                return wheel.read(member)
+        with tarfile.open(archive) as tarball:
+            stream = tarball.extractfile(member)
+            if stream is None:
+                raise KeyError(member)
+            return stream.read()
+    except KeyError as error:
+        raise ValueError(f"subject {subject.id}: {subject.source}: expected the file {member}, "
+                         "found none of that name in the package") from error
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
+        raise ValueError(f"subject {subject.id}: {subject.source}: expected a package, found {archive.name}, "
+                         f"which cannot be read ({error})") from error

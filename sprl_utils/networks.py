@@ -1,0 +1,253 @@
+"""The networks: mDCSRN generator and the WGAN-GP discriminator (Chen et al., arXiv 1803.01417).
+
+Tensors are ``(N, C, D, H, W)``; D, H, W are a volume's x, y, z in the file's own axis order.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+#: For each of D, H, W: is the halo cut off at the low end, at the high end? (1 or 0)
+Sides = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+NOTHING_CUT: Sides = ((0, 0), (0, 0), (0, 0))
+
+
+class DenseUnit(nn.Module):
+    """BatchNorm, ELU, 3x3x3 conv to ``growth_rate`` maps (paper, figure 2: one unit of a dense block)."""
+
+    def __init__(self, in_channels: int, growth_rate: int):
+        super().__init__()
+        self.norm = nn.BatchNorm3d(in_channels)
+        self.conv = nn.Conv3d(in_channels, growth_rate, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.elu(self.norm(x)))
+
+
+class DenseBlock(nn.Module):
+    """Densely connected units: each reads the block's input and the maps of all units before it."""
+
+    def __init__(self, in_channels: int, growth_rate: int, units: int):
+        super().__init__()
+        for i in range(units):
+            self.add_module(f"denselayer{i + 1}", DenseUnit(in_channels + i * growth_rate, growth_rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for unit in self.children():
+            x = torch.cat([x, unit(x)], dim=1)
+        return x
+
+
+class Generator(nn.Module):
+    """mDCSRN, the paper's "b4u4": one map in, one map of the same size out, no up-sampling and no global skip.
+
+    A first conv makes ``2 * growth_rate`` maps. Before each block but the first, a 1x1x1 "compressor" brings the
+    first conv's maps and all block outputs so far back to that number; a last 1x1x1 conv reconstructs from all.
+    The default has 411,648 parameters. Parameter names are those of the original project's checkpoints.
+
+    Args:
+        growth_rate: maps that each unit adds (k = 16 in the paper).
+        blocks, units: dense blocks, and units in each.
+        init: ``"kaiming"`` (the original's) starts at noise; ``"identity"`` starts as the identity: map 0 of the
+            first conv is a delta, and the reconstruction reads that map alone.
+    """
+
+    def __init__(self, growth_rate: int = 16, blocks: int = 4, units: int = 4, init: str = "kaiming"):
+        super().__init__()
+        if init not in ("kaiming", "identity"):
+            raise ValueError(f"generator: init must be 'kaiming' or 'identity', found {init!r}")
+        width, block_width = 2 * growth_rate, (2 + units) * growth_rate
+        self.conv0 = nn.Conv3d(1, width, 3, padding=1, bias=False)
+        for i in range(blocks):
+            self.add_module(f"block{i}", DenseBlock(width, growth_rate, units))
+        for i in range(blocks - 1):
+            self.add_module(f"comp{i}", nn.Conv3d(width + (i + 1) * block_width, width, 1, bias=False))
+        self.recon = nn.Conv3d(width + blocks * block_width, 1, 1, bias=False)
+        self.blocks, self.units = blocks, units
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight)
+        if init == "identity":
+            with torch.no_grad():
+                nn.init.dirac_(self.conv0.weight[:1])
+                nn.init.zeros_(self.recon.weight)
+                self.recon.weight[0, 0] = 1.0
+
+    @property
+    def receptive_radius(self) -> int:
+        """Voxels seen on each side of an output voxel: one for each 3x3x3 conv on the longest way."""
+        return sum(isinstance(m, nn.Conv3d) and m.kernel_size == (3, 3, 3) for m in self.modules())
+
+    def forward(self, x: Tensor) -> Tensor:                          # (N, 1, D, H, W)
+        return self.forward_tile(x, NOTHING_CUT)
+
+    def forward_tile(self, x: Tensor, cut: Sides) -> Tensor:
+        """Like ``forward``, with the halo of `receptive_radius` voxels cut off on the sides where ``cut`` is 1.
+
+        What only served the halo is dropped after each block instead of at the end, which saves about half of its
+        cost. The voxels that come out are the same.
+        """
+        readers = [getattr(self, f"comp{i}") for i in range(self.blocks - 1)] + [self.recon]
+        # A 1x1x1 conv over a concatenation is a sum of 1x1x1 convs over its parts: each part is added to the sums
+        # of all readers still to come and then let go, so the 416 maps never stand in memory together.
+        sums: list[Tensor | None] = [None] * len(readers)
+        # One input map leaves the memory format open, and oneDNN would pick the slow one: say it here, once.
+        part = self.conv0(x).contiguous(memory_format=torch.channels_last_3d)
+        part = block_input = _trim(part, 1, cut)                     # (N, 2k, D, H, W)
+        offset = 0
+        for i in range(self.blocks + 1):
+            end = offset + part.shape[1]
+            for j in range(max(i - 1, 0), len(readers)):
+                # reader j feeds block j + 1, whose input needs ``units`` voxels of halo less for each block before
+                needed = _trim(part, self.units * (j + 1 - i), cut)
+                term = F.conv3d(needed, readers[j].weight[:, offset:end])
+                sums[j] = term if sums[j] is None else sums[j] + term
+            offset = end
+            if i == self.blocks:
+                break
+            if i > 0:
+                block_input, sums[i - 1] = sums[i - 1], None         # (N, 2k, D, H, W)
+            part = getattr(self, f"block{i}")(block_input)           # (N, 6k, D, H, W)
+            part = _trim(part, self.units, cut)
+        return sums[-1]                                              # (N, 1, D, H, W)
+
+
+def _trim(x: Tensor, voxels: int, cut: Sides) -> Tensor:
+    """Cut ``voxels`` off ``x`` on the sides where ``cut`` is 1."""
+    if voxels == 0 or cut == NOTHING_CUT:
+        return x
+    box = [slice(low * voxels, n - high * voxels) for n, (low, high) in zip(x.shape[2:], cut, strict=True)]
+    return x[:, :, *box].contiguous(memory_format=torch.channels_last_3d)
+
+
+class Discriminator(nn.Module):
+    """SRGAN's discriminator in 3D with LayerNorm (WGAN-GP wants no BatchNorm): a patch in, one score out.
+
+    Eight 3x3x3 convs of 64, 64, 128, ... 512 maps, every second one with stride 2, then dense 1024 and dense 1.
+    31,155,777 parameters for ``head="gap"`` at 64 (LayerNorm has one weight an element, so the size depends on it).
+
+    Args:
+        patch_size: edge of the cubes it judges, a multiple of 16.
+        head: ``"gap"`` averages over space before the dense layers (the original project's); ``"fc"`` flattens.
+        negative_slope: of LeakyReLU; 0.2 in SRGAN. The original project passed 1, which is the identity.
+        width: maps of the first conv (64 in the paper).
+    """
+
+    def __init__(self, patch_size: int = 64, head: str = "gap", negative_slope: float = 0.2, width: int = 64):
+        super().__init__()
+        if patch_size < 16 or patch_size % 16:
+            raise ValueError(f"discriminator: patch_size must be a multiple of 16, found {patch_size}")
+        if head not in ("gap", "fc"):
+            raise ValueError(f"discriminator: head must be 'gap' or 'fc', found {head!r}")
+        layers: list[nn.Module] = []
+        channels, size = 1, patch_size
+        for i in range(8):
+            out = width * 2 ** (i // 2)
+            layers.append(nn.Conv3d(channels, out, 3, stride=1 + i % 2, padding=1))
+            size //= 1 + i % 2
+            if i > 0:
+                layers.append(nn.LayerNorm([out, size, size, size]))
+            layers.append(nn.LeakyReLU(negative_slope))
+            channels = out
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool3d(1) if head == "gap" else nn.Identity()
+        dense_in = channels if head == "gap" else channels * size**3
+        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(dense_in, 16 * width),
+                                   nn.LeakyReLU(negative_slope), nn.Linear(16 * width, 1))
+        self.patch_size = patch_size
+
+    def forward(self, x: Tensor) -> Tensor:                          # (N, 1, P, P, P)
+        x = self.features(x)                                         # (N, 512, P/16, P/16, P/16)
+        return self.dense(self.pool(x)).squeeze(1)                   # (N,)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable values in ``module``."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Put the convs' weights into channels_last_3d, two to three times faster on CPU; the rest stays.
+
+    (``module.to(memory_format=...)`` as a whole fails on LayerNorm's 4-D weights.)
+    """
+    for m in module.modules():
+        if isinstance(m, nn.Conv3d):
+            m.to(memory_format=torch.channels_last_3d)
+    return module
+
+
+def save_weights(module: nn.Module, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
+    """Write a module's weights as safetensors, beside the target and then renamed into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+        save_file(tensors, beside, metadata=metadata)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_generator(path: str | os.PathLike) -> Generator:
+    """Read a generator, in eval mode on the CPU, from our safetensors or the original project's state_dict.
+
+    A PyTorch file is opened with ``weights_only=True``: nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, or one of another architecture; names the first key that differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"generator weights {path}: expected a file, found none")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"generator weights {path}: expected a checkpoint, found one that cannot be read "
+                         f"({_first_line(error)})") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError for a file that asks to run code
+        raise ValueError(f"generator weights {path}: expected plain tensors, found something else "
+                         f"({_first_line(error)})") from error
+    generator = Generator()
+    _check_state(state, generator.state_dict(), path)
+    generator.load_state_dict(state)
+    return generator.eval()
+
+
+def _check_state(found: object, expected: dict[str, Tensor], path: Path) -> None:
+    """Refuse a state_dict whose keys or shapes are not the generator's, naming the first difference."""
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"generator weights {path}: expected a state_dict of tensors, found {type(found).__name__}")
+    # torch before 0.4.1 did not count BatchNorm's batches: the original project's 85 entries have no such key
+    expected = {k: v for k, v in expected.items() if k in found or not k.endswith("num_batches_tracked")}
+    for key in sorted(set(expected) ^ set(found)):
+        where = "no such key" if key in expected else "a key that mDCSRN b4u4 does not have"
+        raise ValueError(f"generator weights {path}: expected mDCSRN b4u4, found {where}: {key}")
+    for key, value in expected.items():
+        if value.shape != found[key].shape:
+            raise ValueError(f"generator weights {path}: {key}: expected shape {tuple(value.shape)}, "
+                             f"found {tuple(found[key].shape)}")
+        if not bool(torch.isfinite(found[key].float()).all()):
+            raise ValueError(f"generator weights {path}: {key}: expected finite values, found NaN or Inf")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def multiply_adds(generator: nn.Module, patch_size: int) -> int:
+    """Multiply-adds of all stride-1 convs for one cube (107 G for the default generator at 64)."""
+    return sum(m.weight.numel() for m in generator.modules() if isinstance(m, nn.Conv3d)) * math.prod([patch_size] * 3)

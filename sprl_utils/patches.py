@@ -1,0 +1,228 @@
+"""Draw training patches from prepared volumes; cut a volume into tiles and put it together again.
+
+Patches and tiles are cubes and boxes ``(x, y, z)`` in the volume's own axis order; as tensors they become
+``(N, C, D, H, W)`` with D, H, W = x, y, z.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Slices = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prepared subject: its arrays stay on disk and are read where they are touched."""
+
+    folder: Path
+
+    @cached_property
+    def meta(self) -> dict:
+        """What `sprl_utils.prepare` wrote down: id, split, scale, keep, ..."""
+        return json.loads((self.folder / "meta.json").read_text())
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    @cached_property
+    def hr(self) -> np.ndarray:
+        """High resolution, float32 ``(x, y, z)``, divided by the subject's intensity scale."""
+        return self._array("hr")
+
+    @cached_property
+    def lr(self) -> np.ndarray:
+        """Low resolution on the HR grid, float32 ``(x, y, z)``, on HR's scale."""
+        return self._array("lr")
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """Head against air, bool ``(x, y, z)``."""
+        return self._array("foreground")
+
+    @cached_property
+    def brain(self) -> np.ndarray:
+        """Brain mask, bool ``(x, y, z)``."""
+        return self._array("brain")
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """Voxels ``(n, 3)`` of the foreground, on a grid of four, around which patches are drawn."""
+        return self._array("centres")
+
+
+@dataclass
+class RandomPatches:
+    """Cubes around random foreground voxels of random subjects, flipped at random along each axis.
+
+    Patch ``i`` is a function of the seed and ``i`` alone, so a resumed run, or several processes that share the
+    numbers out among them, see exactly the patches of an uninterrupted one.
+    """
+
+    subjects: Sequence[Prepared]
+    patch_size: int
+    seed: int
+    flips: bool = True
+
+    def __post_init__(self) -> None:
+        _check_fit(self.subjects, self.patch_size)
+
+    def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR and HR of patch number ``index``."""
+        rng = np.random.default_rng([self.seed, index])
+        subject = self.subjects[rng.integers(len(self.subjects))]
+        centre = subject.centres[rng.integers(len(subject.centres))]
+        low = np.clip(centre - self.patch_size // 2, 0, np.array(subject.hr.shape) - self.patch_size)
+        flip = tuple(np.flatnonzero(rng.integers(2, size=3))) if self.flips else ()
+        return cut_pair(subject, low, self.patch_size, flip)
+
+
+@dataclass
+class GridPatches:
+    """The original project's patches: each volume cut into a grid of cubes, a share of them used each epoch.
+
+    Args:
+        usage: share of the cubes that an epoch uses, drawn anew for each.
+        leave_out: numbers of cubes never used, counted with the last axis fastest. (The original reads such a list,
+            ``idx_mine``, and does nothing with it.)
+    """
+
+    subjects: Sequence[Prepared]
+    patch_size: int
+    seed: int
+    usage: float = 1.0
+    leave_out: Sequence[int] = ()
+    _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_fit(self.subjects, self.patch_size)
+        if not 0 < self.usage <= 1:
+            raise ValueError(f"grid patches: usage must be a share in (0, 1], found {self.usage}")
+        left_out = set(self.leave_out)
+        self.cubes = [(s, low) for s in range(len(self.subjects))
+                      for i, low in enumerate(grid_corners(self.subjects[s].hr.shape, self.patch_size))
+                      if i not in left_out]
+        if not self.cubes:
+            raise ValueError(f"grid patches: leave_out leaves no cube of size {self.patch_size}")
+        self.per_epoch = max(1, round(len(self.cubes) * self.usage))
+
+    def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR and HR of patch number ``index``, counted through all epochs."""
+        epoch, i = divmod(index, self.per_epoch)
+        if epoch not in self._epochs:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cubes))
+            self._epochs = {epoch: order}
+        subject, low = self.cubes[self._epochs[epoch][i]]
+        return cut_pair(self.subjects[subject], low, self.patch_size)
+
+
+def _check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
+    if not subjects:
+        raise ValueError("patches: expected at least one prepared subject, found none")
+    for subject in subjects:
+        if min(subject.hr.shape) < patch_size:
+            raise ValueError(f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
+                             f"voxels an axis to draw patches from, found {subject.hr.shape}")
+
+
+def cut_pair(subject: Prepared, low: Sequence[int], size: int, flip: tuple = ()) -> tuple[np.ndarray, np.ndarray]:
+    """LR and HR of the cube that begins at voxel ``low``, flipped along the axes ``flip``."""
+    box = tuple(slice(int(a), int(a) + size) for a in low)
+    lr, hr = np.flip(subject.lr[box], flip), np.flip(subject.hr[box], flip)
+    return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
+
+
+def grid_corners(shape: Sequence[int], size: int) -> list[tuple[int, int, int]]:
+    """First voxels of the whole cubes that fit side by side into ``shape`` (4x5x5 of 64 in 256x320x320)."""
+    return list(itertools.product(*(range(0, n - size + 1, size) for n in shape)))
+
+
+def batch(patches: RandomPatches | GridPatches, step: int, batch_size: int,
+          rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+    """LR and HR tensors ``(N, 1, D, H, W)`` of training step ``step``.
+
+    With several processes each takes its ``batch_size`` of the step's ``world * batch_size`` patches.
+    """
+    first = (step * world + rank) * batch_size
+    lr, hr = zip(*(patches.patch(first + i) for i in range(batch_size)), strict=True)
+    return torch.from_numpy(np.stack(lr))[:, None], torch.from_numpy(np.stack(hr))[:, None]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A box of a volume: ``outer`` is read, ``inner`` is kept; both in the volume's voxels."""
+
+    outer: Slices
+    inner: Slices
+
+    @property
+    def crop(self) -> Slices:
+        """Where ``inner`` lies within ``outer``."""
+        return tuple(slice(i.start - o.start, i.stop - o.start)
+                     for o, i in zip(self.outer, self.inner, strict=True))
+
+
+def make_tiles(shape: Sequence[int], counts: Sequence[int], halo: int) -> list[Tile]:
+    """Cut ``shape`` into ``counts`` nearly equal boxes an axis, each read with ``halo`` voxels more on every side
+    that has a neighbour. At the volume's own faces there is nothing to add."""
+    axes = []
+    for n, count in zip(shape, counts, strict=True):
+        edges = [n * i // count for i in range(count + 1)]
+        axes.append([(slice(max(a - halo, 0), min(b + halo, n)), slice(a, b)) for a, b in itertools.pairwise(edges)])
+    return [Tile(*zip(*boxes, strict=True)) for boxes in itertools.product(*axes)]
+
+
+def plan_tiles(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
+    """The tiles that read the fewest voxels in all while none reads more than ``max_voxels``.
+
+    Raises:
+        ValueError: not even tiles of one voxel and their halo fit into ``max_voxels``.
+    """
+    def largest(n: int, count: int) -> int:
+        return min(n, -(-n // count) + (2 * halo if count > 2 else halo if count == 2 else 0))
+
+    def read(n: int, count: int) -> int:  # voxels of one axis that all its boxes read together
+        return n + 2 * halo * (count - 1)
+
+    most = [min(n, 32) for n in shape]
+    plans = [counts for counts in itertools.product(*(range(1, m + 1) for m in most))
+             if math.prod(map(largest, shape, counts)) <= max_voxels]
+    if not plans:
+        raise ValueError(f"tiles: a volume of {tuple(shape)} with a halo of {halo} needs tiles of more than "
+                         f"the {max_voxels} voxels allowed")
+    return make_tiles(shape, min(plans, key=lambda counts: math.prod(map(read, shape, counts))), halo)
+
+
+def shrink(tile: Tile, foreground: np.ndarray, halo: int) -> Tile | None:
+    """The tile reduced to what ``foreground`` (bool, the whole volume) holds of its inner box; None if nothing."""
+    held = foreground[tile.inner]
+    if not held.any():
+        return None
+    inner = []
+    for axis, box in enumerate(tile.inner):
+        hit = np.flatnonzero(held.any(axis=tuple(a for a in range(3) if a != axis)))
+        inner.append(slice(box.start + int(hit[0]), box.start + int(hit[-1]) + 1))
+    outer = [slice(max(i.start - halo, 0), min(i.stop + halo, n)) for i, n in zip(inner, foreground.shape, strict=True)]
+    return Tile(tuple(outer), tuple(inner))
+
+
+def stitch(volume: np.ndarray, tiles: Sequence[Tile], process: Callable[[np.ndarray, Tile], np.ndarray]) -> np.ndarray:
+    """Run ``process`` (a tile's voxels in, those of its inner box out) over all tiles and merge what comes out.
+
+    Inner boxes do not overlap, so nothing is averaged, and an identity returns its input exactly. Voxels of no
+    tile keep their input value.
+    """
+    merged = np.array(volume, dtype=np.float32)
+    for tile in tiles:
+        merged[tile.inner] = process(volume[tile.outer], tile)
+    return merged

@@ -1,0 +1,158 @@
+"""One subject from its file to a folder from which patches can be read: HR, LR, masks, and what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from sprl_utils.kspace import original_lr, truncate_kspace
+from sprl_utils.manifest import Subject
+from sprl_utils.patches import Prepared
+from sprl_utils.volumes import Volume, brain_mask, check_pair, foreground_mask, intensity_scale, read_volume
+
+#: HR is clipped here: vessels and scalp fat reach several times the brightest tissue and would rule the loss.
+CLIP = 1.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How volumes are prepared; a folder made with another recipe is made again.
+
+    Args:
+        keep: share (float) or number (int) of k-space samples kept on each degraded axis.
+        lr_recipe: ``"paper"`` (zero-filled, HR's scale) or ``"original"`` (the original project's MATLAB recipe).
+        fixed_scale: divide intensities by this (4095 in the original project), or None for the 99.5th percentile
+            of the voxels above 0.
+        crop: edges of a box around the brain's centre to which the head is cut (smoke runs), or None.
+    """
+
+    keep: float | int = 0.25
+    lr_recipe: str = "paper"
+    fixed_scale: float | None = None
+    crop: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr_recipe not in ("paper", "original"):
+            raise ValueError(f"recipe: lr_recipe must be 'paper' or 'original', found {self.lr_recipe!r}")
+        if self.crop is not None:
+            object.__setattr__(self, "crop", tuple(int(c) for c in self.crop))
+
+
+def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe) -> Prepared:
+    """Read a subject's HR (and its own LR, if it has one), make what training and evaluation need, write it.
+
+    The folder ``out/<id>`` appears whole or not at all; one that was made from the same files with the same recipe
+    is left as it is.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sprl_utils.volumes.read_volume`; HR and own LR of different size.
+    """
+    folder = Path(out) / subject.id
+    made_from = {"recipe": json.loads(json.dumps(asdict(recipe))), "sha256": subject.sha256,
+                 "axes": list(subject.axes), "files": [_stamp(f) for f in [*files, *([Path(subject.lr)] if subject.lr else [])]]}
+    if _is_current(folder, made_from):
+        return Prepared(folder)
+    hr = read_volume(list(files) if len(files) > 1 else files[0], subject.id)
+    arrays, facts = _arrays(subject, hr, recipe)
+    beside = folder.with_name(f".{subject.id}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name, array in arrays.items():
+            np.save(beside / f"{name}.npy", array)
+        meta = {"id": subject.id, "split": subject.split, "group": subject.group, "kind": subject.kind,
+                **facts, "made_from": made_from}
+        (beside / "meta.json").write_text(json.dumps(meta, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Prepared(folder)
+
+
+def prepare_all(subjects: Sequence[Subject], files: dict[str, list[Path]], out: Path, recipe: Recipe,
+                jobs: int = 1) -> list[Prepared]:
+    """Prepare many subjects, ``jobs`` at a time, and write ``out/index.json``, the list that later stages read.
+
+    Args:
+        files: subject id -> its HR files, as `sprl_utils.manifest.fetch_all` returns them.
+    """
+    ready = Parallel(n_jobs=jobs)(delayed(prepare_subject)(s, files[s.id], out, recipe) for s in subjects)
+    beside = out / f".index.json.{os.getpid()}.tmp"
+    beside.write_text(json.dumps([s.id for s in subjects]))
+    os.replace(beside, out / "index.json")
+    return ready
+
+
+def load_prepared(out: Path, split: str) -> list[Prepared]:
+    """The prepared subjects of one split, in the manifest's order.
+
+    Raises:
+        FileNotFoundError: nothing was prepared there.
+        ValueError: none of the prepared subjects is in ``split``.
+    """
+    index = Path(out) / "index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"prepared heads: {index}: expected the list that 01_prepare_data writes, found none")
+    ready = [Prepared(Path(out) / name) for name in json.loads(index.read_text())]
+    found = [p for p in ready if p.meta["split"] == split]
+    if not found:
+        splits = sorted({p.meta["split"] for p in ready})
+        raise ValueError(f"prepared heads: {index}: expected heads of split {split!r}, found only {splits}")
+    return found
+
+
+def _arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
+    """HR, LR, masks and patch centres of a subject, and the facts to note beside them."""
+    scale = recipe.fixed_scale or intensity_scale(hr.data)
+    brain = brain_mask(hr.data, hr.voxel_size)
+    box = _box_around(brain, recipe.crop, subject.id) if recipe.crop else (slice(0, None),) * 3
+    raw = hr.data[box]
+    scaled = np.clip(raw / np.float32(scale), 0, CLIP)
+    keep: list | None = [recipe.keep if axis in subject.axes else None for axis in range(3)]
+    if subject.lr:
+        own = read_volume(subject.lr, subject.id)
+        check_pair(subject.id, hr, own)
+        low, keep = own.data[box] / np.float32(scale), None
+    elif recipe.lr_recipe == "original":
+        low, keep = original_lr(raw, subject.axes) / np.float32(4095), None
+    else:
+        low = truncate_kspace(scaled, keep)
+    foreground = foreground_mask(hr.data, hr.voxel_size)[box]
+    affine = hr.affine.copy()
+    affine[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
+    arrays = {"hr": scaled, "lr": low, "brain": brain[box], "foreground": foreground,
+              "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32)}
+    facts = {"scale": float(scale), "shape": list(raw.shape), "affine": affine.tolist(), "keep": keep}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, facts
+
+
+def _stamp(path: Path) -> list:
+    """Name, size and time of a file: enough to notice that a user replaced it."""
+    if not Path(path).exists():
+        return [Path(path).name, "missing"]
+    info = Path(path).stat()
+    return [Path(path).name, info.st_size, info.st_mtime_ns]
+
+
+def _is_current(folder: Path, made_from: dict) -> bool:
+    try:
+        return json.loads((folder / "meta.json").read_text())["made_from"] == made_from
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _box_around(mask: np.ndarray, size: Sequence[int], name: str) -> tuple[slice, slice, slice]:
+    """A box of ``size`` around the mask's centre of mass, moved to lie inside the volume."""
+    if any(s > n for s, n in zip(size, mask.shape, strict=True)):
+        raise ValueError(f"{name}: crop: expected at most the head's {mask.shape} voxels, found {tuple(size)}")
+    centre = np.argwhere(mask).mean(axis=0)
+    low = np.clip(np.round(centre - np.array(size) / 2), 0, np.array(mask.shape) - size).astype(int)
+    return tuple(slice(a, a + s) for a, s in zip(low.tolist(), size, strict=True))

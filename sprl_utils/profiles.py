@@ -1,0 +1,152 @@
+"""Profiles: the values that one run gives to the notebooks' parameters, checked before anything runs.
+
+A notebook's parameters stand in its ``parameters`` cell, the only place where their defaults are. A profile
+is a YAML file of values that replace some of them; one profile serves all notebooks. Imports no other module.
+
+``python -m sprl_utils.profiles PROFILE.yaml [NOTEBOOK.py]`` checks a profile and prints a notebook's share.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PARAMETERS_CELL = re.compile(r'^# %% tags=\["parameters"\]\n(.*?)(?=^# %%|\Z)', re.MULTILINE | re.DOTALL)
+
+
+def notebook_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and defaults of a notebook's ``parameters`` cell.
+
+    Args:
+        notebook: the py:percent source.
+
+    Raises:
+        ValueError: not exactly one such cell, or a line in it that is not ``name = literal``.
+    """
+    notebook = Path(notebook)
+    cells = PARAMETERS_CELL.findall(notebook.read_text(encoding="utf-8"))
+    if len(cells) != 1:
+        raise ValueError(f"notebook {notebook.name}: expected one parameters cell, found {len(cells)}")
+    parameters = {}
+    for line in ast.parse(cells[0]).body:
+        try:
+            (target,) = line.targets
+            name, value = target.id, ast.literal_eval(line.value)
+        except (AttributeError, ValueError):
+            raise ValueError(f"notebook {notebook.name}: parameters cell: expected name = literal, "
+                             f"found {ast.unparse(line)}") from None
+        if name in parameters:
+            raise ValueError(f"notebook {notebook.name}: parameters cell: expected {name} once, found twice")
+        parameters[name] = value
+    return parameters
+
+
+def all_parameters(notebooks: Iterable[Path]) -> dict[str, Any]:
+    """Names and defaults of all notebooks' parameters.
+
+    Raises:
+        ValueError: two notebooks disagree about a default.
+    """
+    parameters, owner = {}, {}
+    for notebook in map(Path, notebooks):
+        for name, value in notebook_parameters(notebook).items():
+            first = parameters.setdefault(name, value)
+            if (type(first), first) != (type(value), value):
+                raise ValueError(f"notebook {notebook.name}: {name}: expected {first!r} as in {owner[name]}, "
+                                 f"found {value!r}")
+            owner.setdefault(name, notebook.name)
+    return parameters
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """A profile's values.
+
+    Raises:
+        ValueError: no such file, not YAML, a key twice, or anything but a mapping of names to values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise ValueError(f"profile {path.stem}: expected one of {known}, found no file {path.name}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())
+        raise ValueError(f"profile {path.stem}: expected YAML, found {found}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"profile {path.stem}: expected names and values, found {type(values).__name__}")
+    keys = [key.value for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"profile {path.stem}: {key}: expected once, found {keys.count(key)} times")
+    return values
+
+
+def check_profile(profile: Path, notebooks: Iterable[Path]) -> None:
+    """Check that every key is a parameter of some notebook and has its default's type.
+
+    An int may stand for a float (but True is no number), and a default of None takes anything. A list's
+    elements must have the type of one of the default's elements; an empty default takes any.
+
+    Raises:
+        ValueError: names profile, key, what was expected and what was found; also when ``profile`` is not the
+            file's own name.
+    """
+    profile = Path(profile)
+    values, defaults = read_profile(profile), all_parameters(notebooks)
+    if values.get("profile") != profile.stem:
+        raise ValueError(f"profile {profile.stem}: profile: expected {profile.stem!r}, "
+                         f"found {values.get('profile')!r}")
+    for key, value in values.items():
+        if key not in defaults:
+            raise ValueError(f"profile {profile.stem}: {key}: expected a parameter of a notebook, "
+                             f"found none of that name")
+        if not _fits(value, defaults[key]):
+            raise ValueError(f"profile {profile.stem}: {key}: expected {_kind(defaults[key])}, "
+                             f"found {_kind(value)}: {value!r}")
+
+
+def profile_for(profile: Path, notebook: Path) -> dict[str, Any]:
+    """The share of a profile that a notebook has parameters for: papermill warns about any other."""
+    own = notebook_parameters(notebook)
+    return {key: value for key, value in read_profile(profile).items() if key in own}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if default is None:
+        return True
+    if isinstance(default, list):
+        return isinstance(value, list) and (not default or all(any(_fits(v, d) for d in default)
+                                                               for v in value))
+    return type(value) is type(default) or (type(default) is float and type(value) is int)
+
+
+def _kind(value: Any) -> str:
+    """A value's type in words."""
+    if isinstance(value, list):
+        kinds = sorted({_kind(v) for v in value})
+        return f"list of {' or '.join(kinds)}" if kinds else "list"
+    return type(value).__name__
+
+
+def main(profile: str, notebook: str | None = None) -> None:
+    """Check ``profile`` against the notebooks above its folder; print the share of ``notebook`` as YAML."""
+    path = Path(profile)
+    check_profile(path, sorted(path.parent.parent.glob("[0-9][0-9]_*.py")))
+    if notebook:
+        print(yaml.safe_dump(profile_for(path, Path(notebook)), sort_keys=False), end="")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))

@@ -1,0 +1,450 @@
+"""The two training stages: L1 pretraining of the generator, then WGAN-GP; schedule, checkpoint, resume.
+
+Both stages count steps from 0 and are functions of (settings, step): learning rate, patches, who is trained. A
+checkpoint holds everything else (weights, optimiser state, random state, history), so a killed run that is started
+again goes on as if nothing had happened: bit for bit on a CPU in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sprl_utils import losses, metrics
+from sprl_utils.inference import super_resolve
+from sprl_utils.networks import Discriminator, Generator, channels_last, load_generator, save_weights
+from sprl_utils.patches import GridPatches, Prepared, RandomPatches, batch
+
+Patches = RandomPatches | GridPatches
+Report = Callable[[pd.DataFrame], None]
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Pretraining with L1 and Adam (paper, section 3.2: rate 1e-4, batch 2, constant).
+
+    Args:
+        rate_reconstruction, rate_compressors: factors on the learning rate of the last 1x1x1 conv and of the
+            compressors, which read hundreds of maps that nothing normalises.
+        rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
+        average: decay of the running average of the weights that is validated and saved; 0: the weights themselves.
+        every: steps between checkpoints, each with a line of history and a look at the validation patches.
+    """
+
+    steps: int
+    batch_size: int = 2
+    learning_rate: float = 1e-4
+    rate_reconstruction: float = 1.0
+    rate_compressors: float = 1.0
+    rate_schedule: str = "constant"
+    rate_warmup: int = 0
+    average: float = 0.0
+    init: str = "kaiming"
+    seed: int = 0
+    every: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.rate_schedule not in ("constant", "cosine"):
+            raise ValueError(f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}")
+
+
+@dataclass(frozen=True)
+class GanSettings:
+    """WGAN-GP training (paper, section 3.2: Adam 5e-6; D alone for 10k steps, then 7 D : 1 G, and 200 D every 500).
+
+    A step is one update of one network. Adam's betas are the default ones, as in pretraining: WGAN-GP's own
+    (0, 0.9) are not in the paper.
+    """
+
+    steps: int
+    batch_size: int = 2
+    learning_rate: float = 5e-6
+    warmup: int = 10_000
+    d_per_g: int = 7
+    extra_every: int = 500
+    extra: int = 200
+    adversarial_weight: float = losses.ADVERSARIAL_WEIGHT
+    penalty_weight: float = losses.PENALTY_WEIGHT
+    patch_size: int = 64
+    head: str = "gap"
+    negative_slope: float = 0.2
+    width: int = 64
+    seed: int = 0
+    every: int = 1000
+    validate_every: int = 10_000
+
+
+def gan_schedule(step: int, warmup: int = 10_000, d_per_g: int = 7, extra_every: int = 500, extra: int = 200) -> str:
+    """Which network step ``step`` (from 0) of the GAN stage updates: ``"D"`` or ``"G"``.
+
+    The first ``warmup`` steps train D. After that, cycles of ``d_per_g`` D steps and one G step; after every
+    ``extra_every`` such steps follow ``extra`` more of D, and the cycle begins anew (paper, section 3.2).
+    """
+    if step < warmup:
+        return "D"
+    position = (step - warmup) % (extra_every + extra)
+    return "G" if position < extra_every and position % (d_per_g + 1) == d_per_g else "D"
+
+
+def learning_rate(step: int, settings: PretrainSettings) -> float:
+    """Factor on the base learning rate at ``step``."""
+    if settings.rate_schedule == "constant":
+        return 1.0
+    rising = min(1.0, (step + 1) / max(1, settings.rate_warmup))
+    return rising * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def make_fabric(device: str = "auto", precision: str = "auto", devices: int = 1, num_nodes: int = 1) -> Fabric:
+    """Lightning Fabric: where and in what precision to train.
+
+    ``precision="auto"`` takes bfloat16 where the hardware multiplies it (CUDA, CPUs with AVX512-BF16 or AMX), else
+    fp32: a CPU that has to emulate it is hundreds of times slower.
+    """
+    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "cuda" or _cpu_multiplies_bf16() else "32-true"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def describe_fabric(fabric: Fabric) -> dict[str, str | int]:
+    """Where a run was trained and in what precision, for its environment.json."""
+    return {"device": str(fabric.device.type), "processes": fabric.world_size,
+            "precision": fabric.strategy.precision.precision}
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def pretrain(train: Patches, validation: Patches, validation_count: int, out: Path, settings: PretrainSettings,
+             fabric: Fabric, report: Report | None = None) -> pd.DataFrame:
+    """Pretrain a generator with L1; write ``generator.safetensors``, ``history.csv`` and ``examples/`` into ``out``.
+
+    Args:
+        train: patches that training draws from.
+        validation: patches of the validation heads, of which numbers 0 ... ``validation_count - 1`` are looked at.
+        report: called with the history at each checkpoint (a live curve).
+
+    Returns:
+        The history: step, train_l1 (mean since the row before), and l1, psnr, ssim on the validation patches.
+    """
+    torch.manual_seed(settings.seed)
+    generator = channels_last(Generator(init=settings.init))
+    average = copy.deepcopy(generator).requires_grad_(False)
+    optimizer = torch.optim.Adam(_rate_groups(generator, settings), lr=settings.learning_rate)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    model, optimizer = fabric.setup(generator, optimizer)
+    average = fabric.to_device(average)
+    run = Run(Path(out), fabric, _fingerprint(settings, train, validation), report)
+    run.resume({"generator": generator, "average": average, "optimizer": optimizer})
+
+    for step in run.steps(settings.steps, "pretraining"):
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * learning_rate(step, settings)
+        lr, hr = _batch(train, step, settings.batch_size, fabric)
+        loss = losses.l1_loss(model.train()(lr), hr)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        update_average(average, generator, settings.average, step)
+        run.note(step, train_l1=loss.detach())
+        if run.is_due(step, settings.every, settings.steps):
+            best = average if settings.average else generator
+            run.record(step, **validate_patches(best, validation, validation_count, fabric, run.out, step))
+            run.save(step)
+    best = average if settings.average else generator
+    run.finish(best, f"pretraining, {settings.steps} steps")
+    return run.table()
+
+
+def train_gan(start: Path, train: Patches, validation: Sequence[Prepared], out: Path, settings: GanSettings,
+              fabric: Fabric, validation_crop: Sequence[int] | None = None,
+              report: Report | None = None) -> pd.DataFrame:
+    """Train the pretrained generator ``start`` further with WGAN-GP; writes as `pretrain`, and ``discriminator``.
+
+    Args:
+        start: weights of the pretrained generator.
+        validation: heads on which merged volumes are validated every ``validate_every`` steps, and at the end.
+        validation_crop: edges of a central box that is validated instead of the whole head.
+
+    Returns:
+        The history: step, updated ("D" or "G"), wasserstein and penalty (D steps), l1 and adversarial (G steps),
+        weight_change (mean absolute distance of G's weights from the start), and psnr, ssim, nrmse of merged volumes.
+    """
+    torch.manual_seed(settings.seed)
+    generator = channels_last(load_generator(start))
+    discriminator = channels_last(Discriminator(settings.patch_size, settings.head, settings.negative_slope,
+                                                settings.width))
+    origin = [p.detach().clone() for p in generator.parameters()]
+    g_model, g_optimizer = fabric.setup(generator, torch.optim.Adam(generator.parameters(), settings.learning_rate))
+    d_model, d_optimizer = fabric.setup(discriminator,
+                                        torch.optim.Adam(discriminator.parameters(), settings.learning_rate))
+    fingerprint = _fingerprint(settings, train, hashlib.sha256(Path(start).read_bytes()).hexdigest())
+    run = Run(Path(out), fabric, fingerprint, report)
+    run.resume({"generator": generator, "discriminator": discriminator,
+                "g_optimizer": g_optimizer, "d_optimizer": d_optimizer})
+    schedule = (settings.warmup, settings.d_per_g, settings.extra_every, settings.extra)
+
+    # BatchNorm keeps the statistics of pretraining: G's weights change in G steps alone, and D judges the
+    # generator that is evaluated, not one that differs from batch to batch.
+    g_model.eval()
+    for step in run.steps(settings.steps, "GAN training"):
+        lr, hr = _batch(train, step, settings.batch_size, fabric)
+        updated = gan_schedule(step, *schedule)
+        if updated == "D":
+            with torch.no_grad():
+                sr = g_model(lr)
+            share = torch.rand(len(hr)).to(hr.device)
+            loss, parts = losses.discriminator_loss(d_model, hr, sr, share, settings.penalty_weight)
+            optimizer = d_optimizer
+        else:
+            discriminator.requires_grad_(False)
+            loss, parts = losses.generator_loss(d_model, g_model(lr), hr, settings.adversarial_weight)
+            optimizer = g_optimizer
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        discriminator.requires_grad_(True)
+        run.note(step, **{f"{updated}_loss": loss.detach()}, **parts)
+        if run.is_due(step, settings.every, settings.steps):
+            change = _mean_change(generator, origin)
+            due = run.is_due(step, settings.validate_every, settings.steps)
+            scores = validate_volumes(generator, validation, validation_crop) if due else {}
+            run.record(step, weight_change=change, g_steps=_g_steps(step, schedule), **scores)
+            run.save(step)
+    run.finish(generator, f"GAN training, {settings.steps} steps")
+    if fabric.is_global_zero:
+        save_weights(discriminator, run.out / "discriminator.safetensors")
+    return run.table()
+
+
+class Run:
+    """A training run's folder: checkpoint, history, and the loop that goes on where the last one stopped."""
+
+    def __init__(self, out: Path, fabric: Fabric, fingerprint: dict, report: Report | None):
+        self.out, self.fabric, self.fingerprint, self.report = out, fabric, fingerprint, report
+        self.checkpoint = out / "checkpoint.pt"
+        self.first, self.history, self.parts = 0, [], {}
+        self._sums: dict[str, list[Tensor]] = {}
+        out.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, parts: dict) -> None:
+        """Restore all ``parts`` (modules and optimisers) from the checkpoint, if there is one of this very run."""
+        self.parts = parts
+        if not self.checkpoint.exists():
+            return
+        state = read_checkpoint(self.checkpoint)
+        if state["fingerprint"] != self.fingerprint:
+            aside = _free_name(self.out.with_name(self.out.name + ".before"))
+            os.replace(self.out, aside)
+            self.out.mkdir()
+            differs = [k for k in self.fingerprint if state["fingerprint"].get(k) != self.fingerprint[k]]
+            print(f"{self.out.name}: found a run with other settings ({', '.join(differs)}); "
+                  f"moved it to {aside.name} and starting anew")
+            return
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        torch.set_rng_state(state["random_state"])
+        self.first, self.history = state["step"] + 1, state["history"]
+        self._sums = state["sums"]
+
+    def steps(self, total: int, title: str):
+        """The steps still to do, with a progress bar that counts them all."""
+        return tqdm(range(self.first, total), desc=title, total=total, initial=self.first, mininterval=2,
+                    disable=not self.fabric.is_global_zero, dynamic_ncols=False, ncols=90)
+
+    @staticmethod
+    def is_due(step: int, every: int, total: int) -> bool:
+        """After every ``every`` steps, and after the last."""
+        return (step + 1) % every == 0 or step + 1 == total
+
+    def note(self, step: int, **values: Tensor) -> None:
+        """Keep a step's losses for the mean in the next row; a loss that is not finite ends the run."""
+        for name, value in values.items():
+            if not bool(torch.isfinite(value)):
+                raise FloatingPointError(f"{self.out.name}: step {step}: expected a finite {name}, found {value}; "
+                                         f"the last checkpoint is {self.checkpoint}")
+            self._sums.setdefault(name, []).append(value.float().cpu())
+
+    def record(self, step: int, **values) -> None:
+        """Add a row to the history: means of what was noted since the last one, and ``values``."""
+        means = {name: float(torch.stack(noted).mean()) for name, noted in self._sums.items()}
+        self.history.append({"step": step + 1, **means, **values})
+        self._sums = {}
+        if self.fabric.is_global_zero:
+            write_beside(self.out / "history.csv", self.table().to_csv(index=False).encode())
+            if self.report:
+                self.report(self.table())
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint beside the last one, then rename it into place."""
+        if not self.fabric.is_global_zero:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"step": step, "random_state": torch.get_rng_state(), "history": self.history, "sums": self._sums,
+                  "fingerprint": self.fingerprint}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_beside(self.checkpoint, buffer.getbuffer())
+
+    def finish(self, generator: nn.Module, origin: str) -> None:
+        """Write the weights that the next stage reads."""
+        if self.fabric.is_global_zero:  # one entry: safetensors writes several in any order, so hashes would differ
+            save_weights(generator, self.out / "generator.safetensors", {"origin": origin})
+
+    def table(self) -> pd.DataFrame:
+        """The history as a table, one row a checkpoint."""
+        return pd.DataFrame(self.history)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a training checkpoint; nothing in it is executed.
+
+    Raises:
+        ValueError: cut off, damaged, or not one of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state["step"], state["fingerprint"], state["history"]
+    except Exception as error:
+        raise ValueError(f"checkpoint {path}: expected a training checkpoint, found one that cannot be read "
+                         f"({type(error).__name__}); delete it to start anew") from error
+    return state
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Write a file beside its target and rename it into place, so that no reader ever sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Running average of weights and BatchNorm statistics; short at first: decay ``min(decay, (s + 1)/(s + 10))``."""
+    decay = min(decay, (step + 1) / (step + 10))
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+
+@torch.no_grad()
+def validate_patches(generator: nn.Module, patches: Patches, count: int, fabric: Fabric, out: Path,
+                     step: int) -> dict[str, float]:
+    """Mean L1, PSNR and SSIM of the fixed validation patches; patch 0 is kept as an example LR | SR | HR."""
+    was_training, scores = generator.training, []
+    generator.eval()
+    for i in range(count):
+        lr, hr = (t.to(fabric.device) for t in batch(patches, i, 1))
+        with fabric.autocast():
+            sr = generator(lr)
+        low, restored, high = (t[0, 0].float().cpu().numpy() for t in (lr, sr, hr))
+        scores.append({"l1": float(np.abs(restored - high).mean()), "psnr": metrics.psnr(restored, high),
+                       "ssim": metrics.ssim(restored, high)})
+        if i == 0 and fabric.is_global_zero:
+            (out / "examples").mkdir(exist_ok=True)
+            np.save(out / "examples" / f"step_{step + 1:07d}.npy", np.stack([low, restored, high]))
+    generator.train(was_training)
+    return pd.DataFrame(scores).mean().to_dict()
+
+
+def zero_filled_scores(patches: Patches, count: int) -> dict[str, float]:
+    """What `validate_patches` gives for the LR image itself: the mark to beat."""
+    scores = []
+    for i in range(count):
+        lr, hr = patches.patch(i)
+        scores.append({"l1": float(np.abs(lr - hr).mean()), "psnr": metrics.psnr(lr, hr), "ssim": metrics.ssim(lr, hr)})
+    return pd.DataFrame(scores).mean().to_dict()
+
+
+def validate_volumes(generator: nn.Module, subjects: Sequence[Prepared],
+                     crop: Sequence[int] | None) -> dict[str, float]:
+    """Mean PSNR, SSIM and NRMSE of merged volumes, or of a central box of each."""
+    scores = []
+    for subject in subjects:
+        box = central_box(subject.hr.shape, crop)
+        hr = np.asarray(subject.hr[box])
+        sr = super_resolve(np.asarray(subject.lr[box]), generator)
+        scores.append({"psnr": metrics.psnr(sr, hr), "ssim": metrics.ssim(sr, hr), "nrmse": metrics.nrmse(sr, hr)})
+    return pd.DataFrame(scores).mean().to_dict()
+
+
+def central_box(shape: Sequence[int], crop: Sequence[int] | None) -> tuple[slice, ...]:
+    """A box of at most ``crop`` voxels in the middle of ``shape``."""
+    sizes = [min(n, c) for n, c in zip(shape, crop or shape, strict=True)]
+    return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, sizes, strict=True))
+
+
+def _batch(patches: Patches, step: int, batch_size: int, fabric: Fabric) -> tuple[Tensor, Tensor]:
+    """This process's LR and HR of a step, on its device."""
+    pair = batch(patches, step, batch_size, fabric.global_rank, fabric.world_size)
+    return fabric.to_device(pair)
+
+
+def _rate_groups(generator: Generator, settings: PretrainSettings) -> list[dict]:
+    """Parameters grouped by learning rate: reconstruction, compressors, all the rest."""
+    groups: dict[str, list[Tensor]] = {"recon": [], "comp": [], "rest": []}
+    for name, parameter in generator.named_parameters():
+        groups[next((g for g in ("recon", "comp") if name.startswith(g)), "rest")].append(parameter)
+    factors = {"recon": settings.rate_reconstruction, "comp": settings.rate_compressors, "rest": 1.0}
+    return [{"params": groups[g], "lr": settings.learning_rate * factors[g]} for g in groups]
+
+
+def _g_steps(step: int, schedule: Sequence[int]) -> int:
+    """How many of the steps 0 ... ``step`` updated G."""
+    warmup, d_per_g, extra_every, extra = schedule
+    cycles, rest = divmod(max(0, step + 1 - warmup), extra_every + extra)
+    return cycles * (extra_every // (d_per_g + 1)) + min(rest, extra_every) // (d_per_g + 1)
+
+
+def _mean_change(generator: nn.Module, origin: Sequence[Tensor]) -> float:
+    with torch.no_grad():
+        moved = sum(float((p.cpu() - o).abs().sum()) for p, o in zip(generator.parameters(), origin, strict=True))
+    return moved / sum(o.numel() for o in origin)
+
+
+def _fingerprint(settings: object, *sources: object) -> dict:
+    """What a checkpoint must agree with to be resumed: settings, and what the patches are made of."""
+    facts = {k: v for k, v in asdict(settings).items()}
+    for i, source in enumerate(sources):
+        if isinstance(source, (RandomPatches, GridPatches)):
+            what = {"kind": type(source).__name__, "patch_size": source.patch_size, "seed": source.seed,
+                    "subjects": [s.meta for s in source.subjects]}
+            what |= {k: list(v) if isinstance(v, tuple) else v for k in ("flips", "usage", "leave_out")
+                     if (v := getattr(source, k, None)) is not None}
+            source = json.dumps(what, sort_keys=True)
+        facts[f"data {i + 1}"] = hashlib.sha256(str(source).encode()).hexdigest()
+    return facts
+
+
+def _free_name(path: Path) -> Path:
+    """``path`` with the first number that is not taken."""
+    return next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}-{i}")).exists())

@@ -1,0 +1,300 @@
+"""Volumes in and out: NIfTI, the original project's ``.mat``, MINC as raw bytes; intensity scale and masks.
+
+A volume is float32 ``(x, y, z)`` in the file's own axis order; its affine takes voxel indices to mm (RAS+).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.spatialimages import SpatialHeader
+from scipy import io, ndimage
+from skimage.filters import threshold_otsu
+
+#: The study's intensity scale: this percentile of the voxels above 0 becomes 1.
+SCALE_PERCENTILE = 99.5
+
+# The brain mask, found by looking at the demo heads. Lengths in mm, volumes in litres.
+GRID = 1.5             # masks are found on a grid of this spacing
+SCALP = 8.0            # what lies this near to the air is not brain
+TISSUE_LEVEL = 0.66    # of the median deep in the head: grey and white matter lie above, CSF and skull below
+WHOLE_HEAD = 2.2       # a foreground smaller than this is no whole head
+LEAST_CORE = 0.2       # an eroded brain smaller than this is no brain
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image with what is needed to write another on its grid.
+
+    Attributes:
+        data: float32 ``(x, y, z)``, the file's own axis order.
+        affine: ``(4, 4)``, voxel indices to millimetres.
+        header: nibabel's header of the file.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: SpatialHeader
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        """Edge lengths of a voxel in mm, one an axis."""
+        return tuple(float(size) for size in nib.affines.voxel_sizes(self.affine))
+
+
+# ---- in and out ---------------------------------------------------------------------------------------
+
+def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: str = "") -> Volume:
+    """Read one volume.
+
+    Args:
+        path: anything nibabel reads; a ``.mat`` with the original project's ``out_final``, which has no
+            affine of its own and gets the identity; or two files, BrainBrowser's MINC as uint8 ``.raw.gz``
+            and ``.header.gz``, which comes back in RAS+ order.
+        subject: id to name in errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, or is no real, finite, three-dimensional image that varies.
+    """
+    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
+    where = f"subject {subject or paths[0].name}: {' and '.join(map(str, paths))}"
+    for file in paths:
+        if not file.is_file():
+            raise FileNotFoundError(f"subject {subject or file.name}: {file}: expected a file, found none")
+    try:
+        with LoggingOutputSuppressor():
+            image = _open(paths)
+            dtype = image.get_data_dtype()
+            data = np.asarray(image.dataobj)
+    except Refused as error:
+        raise ValueError(f"{where}: {error}") from None
+    except Exception as error:  # a damaged file makes nibabel, zlib and scipy raise a dozen kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{where}: expected a volume, "
+                         f"found a file that cannot be read ({reason})") from error
+    if dtype.fields is not None or dtype.kind not in "fiub":
+        raise ValueError(f"{where}: expected one real number a voxel, found {dtype}")
+    return Volume(_check(data, where), image.affine, image.header)
+
+
+class Refused(ValueError):
+    """Why a readable file is not taken; `read_volume` adds subject and file."""
+
+
+def _open(paths: list[Path]) -> nib.spatialimages.SpatialImage:
+    if len(paths) > 1:
+        return _open_minc_pair(paths)
+    if paths[0].suffix.lower() == ".mat":
+        return _open_mat(paths[0])
+    return nib.load(paths[0])
+
+
+def _open_mat(path: Path) -> nib.Nifti1Image:
+    try:
+        variables = io.loadmat(path)
+    except NotImplementedError as error:
+        raise Refused("expected a .mat of version 7 or older, found version 7.3") from error
+    if "out_final" not in variables:
+        names = [name for name in variables if not name.startswith("__")]
+        raise Refused(f"expected the variable out_final, found {', '.join(names) or 'no variable'}")
+    data = variables["out_final"]
+    if data.dtype.kind not in "fiubc":
+        raise Refused(f"expected out_final to be numbers, found {data.dtype}")
+    return nib.Nifti1Image(data, np.eye(4), dtype=data.dtype)
+
+
+def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
+    """MINC: a voxel lies at the sum over axes of (start + index * step) * direction cosines."""
+    headers = [path for path in paths if ".header" in path.name]
+    raws = [path for path in paths if ".raw" in path.name]
+    if len(paths) != 2 or len(headers) != 1 or len(raws) != 1:
+        raise Refused(f"expected one .raw.gz and one .header.gz, found {[path.name for path in paths]}")
+    header = json.loads(gzip.decompress(headers[0].read_bytes()))
+    raw = np.frombuffer(gzip.decompress(raws[0].read_bytes()), dtype=np.uint8)
+    axes = [header[name] for name in header["order"]]
+    shape = [axis["space_length"] for axis in axes]
+    if raw.size != np.prod(shape):
+        raise Refused(f"expected {np.prod(shape)} bytes for the matrix {shape}, found {raw.size}")
+    cosines = np.array([axis["direction_cosines"] for axis in axes]).T
+    affine = np.eye(4)
+    affine[:3, :3] = cosines * [axis["step"] for axis in axes]
+    affine[:3, 3] = cosines @ [axis["start"] for axis in axes]
+    return nib.as_closest_canonical(nib.Nifti1Image(raw.reshape(shape), affine))
+
+
+def _check(data: np.ndarray, where: str) -> np.ndarray:
+    """The data as float32 ``(x, y, z)``; an image with trailing axes of length 1 is still a volume."""
+    shape = data.shape
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise ValueError(f"{where}: expected a 3D volume, found {data.ndim}D of shape {shape}")
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(data, dtype=np.float32)
+    bad = data.size - int(np.isfinite(data).sum())
+    if bad:
+        raise ValueError(f"{where}: expected finite values, found {bad} voxels of NaN or Inf")
+    if data.size == 0 or data.min() == data.max():
+        raise ValueError(f"{where}: expected an image, found a constant volume (shape {shape})")
+    return data
+
+
+def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, description: str = "") -> None:
+    """Write ``data`` as float32 NIfTI on the grid of ``like``: header, affine, qform and sform codes kept.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, written beside and then renamed into place.
+        data: ``(x, y, z)`` of the shape of ``like.data``.
+        like: the volume whose grid it is.
+        description: for the header's field of 79 characters.
+
+    Raises:
+        ValueError: another shape, or another kind of file.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"output {path}: expected a name ending in .nii or .nii.gz, found {path.name}")
+    if data.shape != like.data.shape:
+        raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")
+    image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), like.affine, like.header)
+    image.set_data_dtype(np.float32)
+    if description:
+        image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel goes by the ending
+    try:
+        nib.save(image, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_pair(subject: str, hr: Volume, lr: Volume) -> None:
+    """Refuse an LR that does not lie on the HR grid.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if hr.data.shape != lr.data.shape:
+        raise ValueError(f"subject {subject}: expected LR on the grid of HR, "
+                         f"found HR {hr.data.shape} and LR {lr.data.shape}")
+
+
+# ---- intensity scale and masks ------------------------------------------------------------------------
+
+def intensity_scale(data: np.ndarray) -> float:
+    """The value that becomes 1: `SCALE_PERCENTILE` of the voxels above 0. HR's scale serves its LR too.
+
+    Raises:
+        ValueError: no voxel above 0.
+    """
+    positive = data[data > 0]
+    if positive.size == 0:
+        raise ValueError("intensity scale: expected voxels above 0, found none")
+    return float(np.percentile(positive, SCALE_PERCENTILE))
+
+
+def foreground_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.ndarray:
+    """Head against air: half of Otsu's threshold on the smoothed volume, largest component, holes filled.
+
+    Half, because Otsu's own splits at the dark skull and would lose it with the dim neck.
+
+    Args:
+        data: ``(x, y, z)``.
+        voxel_size: in mm.
+
+    Returns:
+        bool of the same shape.
+    """
+    return _from_grid(_foreground(_to_grid(data, voxel_size)), data.shape)
+
+
+def brain_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.ndarray:
+    """Brain against the rest of a T1w head, by thresholds and distances, for figures and masked metrics.
+
+    Bright tissue is eroded until its largest part keeps clear of the scalp, grown back, closed and filled:
+    brain with brain stem, and CSF in its folds. It is not a segmentation. Against the masks of the
+    OASIS and Chinese-200 templates its Dice is 0.97 and 0.95. On native scans with a strong bias field (bb1,
+    bb2) it misses one to two centimetres at the crown and frontal pole and follows the spinal cord.
+
+    It needs dark skull around bright brain. Where that fails (T2w, a stripped brain, a crop without scalp) it
+    warns and returns the foreground.
+
+    Args:
+        data: ``(x, y, z)``, a T1w head in any orientation.
+        voxel_size: in mm.
+
+    Returns:
+        bool of the same shape.
+    """
+    image = _to_grid(data, voxel_size)
+    head = _foreground(image)
+    brain = _brain(image, head)
+    if brain is None:
+        warnings.warn("brain mask: found no brain within a scalp, taking the whole foreground", stacklevel=2)
+    return _from_grid(head if brain is None else brain, data.shape)
+
+
+def _to_grid(data: np.ndarray, voxel_size: Sequence[float]) -> np.ndarray:
+    """Lightly smoothed and resampled to `GRID`, first and last samples in place."""
+    data = np.asarray(data, dtype=np.float32)
+    smoothed = ndimage.gaussian_filter(data, [0.5 / size for size in voxel_size])
+    return ndimage.zoom(smoothed, [size / GRID for size in voxel_size], order=1)
+
+
+def _from_grid(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    factors = [n / m for n, m in zip(shape, mask.shape, strict=True)]
+    return ndimage.zoom(mask.astype(np.float32), factors, order=1) > 0.5
+
+
+def _foreground(image: np.ndarray) -> np.ndarray:
+    smoothed = ndimage.gaussian_filter(image, 1.5 / GRID)
+    threshold = threshold_otsu(np.minimum(smoothed, np.percentile(smoothed, 99.5)))
+    return ndimage.binary_fill_holes(_close(_largest(smoothed > 0.5 * threshold), 5))
+
+
+def _brain(image: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+    litre = 1e6 / GRID**3
+    if head.all() or head.sum() < WHOLE_HEAD * litre:
+        return None
+    depth = _distance(head)
+    tissue = head & (image > TISSUE_LEVEL * np.median(image[depth > 0.5 * depth.max()]))
+    inside = _distance(tissue)
+    for radius in np.arange(1.5, 6, 0.5):
+        core = _largest(inside > radius)
+        if core.sum() < LEAST_CORE * litre:
+            return None
+        if (depth[core] < SCALP).mean() < 0.005:
+            grown = (_distance(~core) <= radius + 1) & head
+            return ndimage.binary_fill_holes(_close(grown, 8))
+    return None
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Millimetres from each voxel of the mask to the nearest outside it."""
+    return ndimage.distance_transform_edt(mask, sampling=GRID)
+
+
+def _close(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Morphological closing with a ball; beyond the volume is outside."""
+    margin = int(radius / GRID) + 2
+    grown = _distance(~np.pad(mask, margin)) <= radius
+    return (_distance(grown) > radius)[(slice(margin, -margin),) * 3]
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (labels == sizes.argmax()) & mask

@@ -1,0 +1,49 @@
+"""Small heads for the tests: smooth ellipsoids with inner structure, deterministic."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprl_utils.kspace import truncate_kspace
+from sprl_utils.patches import Prepared
+
+os.environ.setdefault("MPLBACKEND", "agg")
+torch.set_num_threads(2)
+
+
+def make_head(shape=(40, 44, 38), seed=0) -> np.ndarray:
+    """An ellipsoid of intensity near 1 in air, with blobs inside: float32 ``(x, y, z)``."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    radius = np.sqrt((grid**2).sum(0))
+    head = np.where(radius < 0.8, 0.7, 0.0)
+    for _ in range(12):
+        centre = rng.uniform(-0.5, 0.5, (3, 1, 1, 1))
+        head += np.where(((grid - centre) ** 2).sum(0) < rng.uniform(0.01, 0.05), rng.uniform(-0.3, 0.3), 0)
+    return np.clip(head, 0, 1.2).astype(np.float32)
+
+
+def write_prepared(folder: Path, name: str, split: str, hr: np.ndarray, keep=(None, 0.5, 0.5)) -> Prepared:
+    """A prepared subject's folder, as `sprl_utils.prepare` leaves it."""
+    folder = folder / name
+    folder.mkdir(parents=True)
+    foreground = hr > 0.1
+    arrays = {"hr": hr, "lr": truncate_kspace(hr, keep), "brain": foreground, "foreground": foreground,
+              "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32)}
+    for key, array in arrays.items():
+        np.save(folder / f"{key}.npy", array)
+    meta = {"id": name, "split": split, "group": name, "kind": "person", "scale": 1.0, "keep": list(keep),
+            "shape": list(hr.shape), "affine": np.eye(4).tolist()}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return Prepared(folder)
+
+
+@pytest.fixture
+def heads(tmp_path) -> dict[str, Prepared]:
+    """One prepared head a split."""
+    return {split: write_prepared(tmp_path / "prepared", f"{split}-head", split, make_head(seed=i))
+            for i, split in enumerate(("train", "validation", "test"))}

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from test_networks import trained  # noqa: F401  (a fixture)
+from torch import nn
+
+from sprl_utils.inference import BYTES_PER_VOXEL, super_resolve
+from sprl_utils.networks import Generator
+
+
+def gib(voxels: int) -> float:
+    """The memory bound that allows tiles of so many voxels."""
+    return voxels * BYTES_PER_VOXEL / 2**30
+
+
+@pytest.mark.parametrize("shape", [(45, 53, 38), (1, 7, 90), (64, 20, 33)])
+def test_an_identity_network_returns_its_input_exactly(shape):
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for network in (nn.Identity(), Generator(init="identity")):
+        for bound in (1.0, gib(38**3)):
+            np.testing.assert_array_equal(super_resolve(volume, network, memory_gib=bound), volume)
+
+
+def test_a_halo_of_17_merges_to_the_untiled_volume(trained):  # noqa: F811
+    volume = np.random.default_rng(1).uniform(size=(60, 47, 51)).astype(np.float32)
+    with torch.no_grad():
+        whole = trained(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    scale = np.abs(whole).max()  # this fixture's weights blow intensities up; 1e-4 is meant for images near 1
+    merged = super_resolve(volume, trained, memory_gib=gib(50 * 47 * 51))
+    np.testing.assert_allclose(merged / scale, whole / scale, atol=1e-4)
+    wider = super_resolve(volume, trained, halo=19, memory_gib=gib(52 * 47 * 51))
+    np.testing.assert_allclose(wider / scale, whole / scale, atol=1e-4)
+    seams = np.abs(super_resolve(volume, trained, halo=3, memory_gib=gib(50 * 47 * 40)) - whole) / scale
+    assert seams.max() > 1e-3  # the original project's margin
+
+
+def test_air_is_copied_and_the_head_is_as_without_skipping(trained):  # noqa: F811
+    volume = np.random.default_rng(2).uniform(size=(50, 48, 45)).astype(np.float32)
+    foreground = np.zeros(volume.shape, bool)
+    foreground[10:20, 15:30, 5:12] = True
+    full, skipped = super_resolve(volume, trained), super_resolve(volume, trained, foreground=foreground)
+    scale = np.abs(full).max()
+    np.testing.assert_allclose(skipped[foreground] / scale, full[foreground] / scale, atol=1e-4)
+    np.testing.assert_array_equal(skipped[30:], volume[30:])
+    nothing = super_resolve(volume, trained, foreground=np.zeros_like(foreground))
+    np.testing.assert_array_equal(nothing, volume)
+
+
+def test_training_mode_is_left_as_it_was():
+    generator = Generator(init="identity").train()
+    before = {k: v.clone() for k, v in generator.state_dict().items()}
+    super_resolve(np.random.default_rng(0).uniform(size=(9, 9, 9)), generator)
+    assert generator.training
+    assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
+
+
+@pytest.mark.parametrize("volume, expected", [
+    (np.ones((4, 4)), r"three axes, found shape \(4, 4\)"), (np.full((4, 4, 4), np.nan), "found NaN or Inf"),
+    (np.full((4, 4, 4), np.inf), "found NaN or Inf")])
+def test_a_bad_volume_is_refused(volume, expected):
+    with pytest.raises(ValueError, match=expected):
+        super_resolve(volume, nn.Identity())
+
+
+def test_a_foreground_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"expected shape \(4, 4, 4\), found \(4, 4, 5\)"):
+        super_resolve(np.ones((4, 4, 4)), nn.Identity(), foreground=np.ones((4, 4, 5), bool))

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from conftest import make_head
+
+from sprl_utils import kspace
+
+
+def wave(n: int, cycles: int) -> np.ndarray:
+    """A cosine of ``cycles`` periods along the middle axis, above zero so that magnitude leaves it alone."""
+    return np.broadcast_to(2 + np.cos(2 * np.pi * cycles * np.arange(n) / n)[None, :, None], (4, n, 5))
+
+
+@pytest.mark.parametrize("n, keep", [(32, 16), (33, 16), (32, 15), (33, 15)])
+def test_waves_inside_the_band_stay_and_those_outside_vanish(n, keep):
+    highest = (keep - 1) // 2  # both +f and -f are kept
+    for cycles in range(n // 2):
+        lr = kspace.truncate_kspace(wave(n, cycles), [None, keep, None])
+        if cycles <= highest:
+            np.testing.assert_allclose(lr, wave(n, cycles), atol=1e-5)
+        elif cycles > keep // 2:
+            np.testing.assert_allclose(lr, 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [8, 9, 16, 17])
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5, 8])
+def test_exactly_the_named_samples_stay(n, keep):
+    rng = np.random.default_rng(n)
+    volume = rng.uniform(1, 2, (3, n, 4)).astype(np.float32)
+    spectrum = np.fft.fftshift(np.fft.fft(volume.astype(np.float64), axis=1), axes=1)
+    expected = np.zeros_like(spectrum)
+    for i in range(n // 2 - keep // 2, n // 2 - keep // 2 + keep):
+        expected[:, i] = spectrum[:, i]
+    expected = np.abs(np.fft.ifft(np.fft.ifftshift(expected, axes=1), axis=1))
+    np.testing.assert_allclose(kspace.truncate_kspace(volume, [None, keep, None]), expected, atol=1e-5)
+
+
+def test_keeping_all_returns_the_volume_itself():
+    head = make_head()
+    for keep in ([None] * 3, list(head.shape), [1.0] * 3):
+        np.testing.assert_array_equal(kspace.truncate_kspace(head, keep), head)
+
+
+def test_a_share_and_a_number_of_samples_agree():
+    head = make_head((20, 40, 38))
+    np.testing.assert_array_equal(kspace.truncate_kspace(head, [None, 0.25, 0.5]),
+                                  kspace.truncate_kspace(head, [None, 10, 19]))
+
+
+def test_a_constant_keeps_its_value_on_either_grid():
+    flat = np.full((6, 10, 9), 3.0, np.float32)
+    np.testing.assert_allclose(kspace.truncate_kspace(flat, [2, 3, 4]), 3, rtol=1e-6)
+    coarse = kspace.crop_kspace(flat, [2, 3, 4])
+    assert coarse.shape == (2, 3, 4)
+    np.testing.assert_allclose(coarse, 3, rtol=1e-6)
+
+
+def test_the_coarse_image_samples_the_zero_filled_one_where_the_grids_meet():
+    head = make_head((24, 40, 36))
+    keep = [None, 0.25, 0.25]
+    zero_filled, coarse = kspace.truncate_kspace(head, keep), kspace.crop_kspace(head, keep)
+    np.testing.assert_allclose(coarse, zero_filled[:, ::4, ::4], atol=1e-5)
+    for order in (0, 1, 3):
+        up = kspace.interpolate(coarse, head.shape, order)
+        np.testing.assert_allclose(up[:, ::4, ::4], coarse, atol=1e-4)
+
+
+def test_the_original_recipe_is_its_matlab():
+    """Independent double-precision transcription of the published steps, at a fifth of its matrix."""
+    rng = np.random.default_rng(0)
+    volume = np.round(rng.uniform(0, 4095, (8, 64, 64)))
+    k = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume / 4095)))
+    zeroed = round(64 / 2.5)
+    for axis in (1, 2):
+        k = np.moveaxis(k, axis, 0)
+        k[:zeroed] = 0
+        k[-zeroed:] = 0
+        k = np.moveaxis(k, 0, axis)
+    image = np.abs(np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(k))))
+    expected = np.round(image / image.max() * 4095)
+    found = kspace.original_lr(volume)
+    assert found.dtype == np.int16 and found.max() == 4095
+    assert np.abs(found - expected).max() <= 1  # a value half way between two may round either way in float32
+    assert (found != expected).mean() < 1e-3
+
+
+def test_the_original_sizes_keep_64_of_320():
+    assert kspace.kept_samples((256, 320, 320), [None, 320 - 2 * 128, 0.2]) == (256, 64, 64)
+    assert kspace.kept_slice(320, 64) == slice(128, 192)
+
+
+@pytest.mark.parametrize("keep, expected", [
+    ([None, 2], "one entry for each of 3 axes"), ([0, None, None], "1 to 4 samples"), ([None, 9, None], "found 9"),
+    ([None, None, 1.5], "found 1.5"), ([-1, None, None], "found -1")])
+def test_a_bad_keep_is_refused(keep, expected):
+    with pytest.raises(ValueError, match=expected):
+        kspace.truncate_kspace(np.ones((4, 5, 6)), keep)
+
+
+def test_a_volume_of_other_than_three_axes_is_refused():
+    with pytest.raises(ValueError, match=r"three axes, found shape \(4, 4\)"):
+        kspace.truncate_kspace(np.ones((4, 4)), [None, None])
+    with pytest.raises(ValueError, match="positive maximum"):
+        kspace.original_lr(np.zeros((4, 8, 8)))

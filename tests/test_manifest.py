@@ -1,0 +1,263 @@
+"""The manifest: what it reads, refuses, splits and fetches. No network: pip is given a folder."""
+
+import hashlib
+import os
+import random
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sprl_utils import manifest
+from sprl_utils.manifest import SourceUnavailable, Subject
+
+DEMO = Path(__file__).parents[1] / "data_manifest" / "demo.csv"
+HEAD = b"a head"
+SHA = hashlib.sha256(HEAD).hexdigest()
+
+
+def write_csv(folder, text):
+    path = folder / "heads.csv"
+    path.write_text(text)
+    return path
+
+
+def read(folder, text):
+    return manifest.read_manifest(write_csv(folder, text))
+
+
+def local(subject_id, **columns):
+    return Subject(subject_id, "local", f"/data/{subject_id}.nii", **({"group": subject_id} | columns))
+
+
+# ---- read and write -----------------------------------------------------------------------------------
+
+def test_demo_has_the_heads_of_the_study():
+    subjects = manifest.read_manifest(DEMO)
+    assert {s.id: s.split for s in subjects} == {"oasis": "train", "cn200": "train", "mni2009c": "validation",
+                                                 "colin27": "test", "bb1": "test", "bb2": "test"}
+    assert all(s.sha256 and s.licence and s.axes == (1, 2) for s in subjects)
+    assert [s.kind for s in subjects] == ["average"] * 3 + ["person"] * 3
+
+
+def test_only_three_columns_are_needed(tmp_path):
+    subject, = read(tmp_path, "id,source,member\nanna,local,scans/anna.nii.gz\n")
+    assert subject == Subject("anna", "local", str(tmp_path.resolve() / "scans/anna.nii.gz"), group="anna")
+    assert (subject.axes, subject.kind, subject.split) == ((1, 2), "person", "")
+
+
+def test_paths_are_absolute_and_know_home(tmp_path):
+    subject, = read(tmp_path, "id,source,member,lr\nanna,local,~/a.nii,/data/a_LR.mat\n")
+    assert subject.member == str((Path.home() / "a.nii").resolve())
+    assert subject.lr == "/data/a_LR.mat"
+
+
+def test_trailing_comma_is_tolerated(tmp_path):
+    assert read(tmp_path, "id,source,member,\nanna,local,a.nii,\n")[0].id == "anna"
+
+
+def test_written_manifest_reads_back(tmp_path):
+    subjects = manifest.read_manifest(DEMO)
+    manifest.write_manifest(subjects, tmp_path / "new" / "demo.csv")
+    assert manifest.read_manifest(tmp_path / "new" / "demo.csv") == subjects
+    assert os.listdir(tmp_path / "new") == ["demo.csv"]
+
+
+HEADER = "id,source,member"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "heads.csv: expected a header and one row a subject, found no subject"),
+    (f"{HEADER}\n", "heads.csv: expected a header .* found no subject"),
+    ("id,member\na,a.nii\n", "heads.csv: expected the columns id,source,member, found no source"),
+    (f"{HEADER},weight\na,local,a,3\n", "heads.csv: expected columns out of .*, found weight"),
+    (f"{HEADER}\na,local,a\na,local,b\n", "subject a: .*heads.csv: .* each id once, found it 2 times"),
+    (f"{HEADER}\n../a,local,a\n", r"subject ../a: .*heads.csv: id: expected letters.*found '../a'"),
+    (f"{HEADER}\n,local,a\n", r"subject \(no id\): .*heads.csv: id: expected letters.*found ''"),
+    (f"{HEADER}\na,local,a,b\n", "subject a: .*heads.csv: row: .*no more values than columns, found 'b'"),
+    (f"{HEADER}\na,ftp:x,a\n", "subject a: .*heads.csv: source: expected pypi.*found 'ftp:x'"),
+    (f"{HEADER}\na,pypi:--pre==1,a\n", "subject a: .*source: expected pypi.*found 'pypi:--pre==1'"),
+    (f"{HEADER}\na,local,\n", "subject a: .*heads.csv: member: expected one file.*found ''"),
+    (f"{HEADER}\na,local,x/a;y/a\n", "subject a: .*member: expected .*different names.*'x/a;y/a'"),
+    (f"{HEADER},lr\na,npm:x@1,a,b.nii\n", "subject a: .*lr: expected none for a package.*found 'b.nii'"),
+    (f"{HEADER},sha256\na,local,a,12ab\n", "subject a: .*sha256: expected 1 of 64 hexa.*found '12ab'"),
+    (f"{HEADER},sha256\na,local,a;b,{SHA}\n", "subject a: .*sha256: expected 2 of 64 hexadecimal digits"),
+    (f"{HEADER},split\na,local,a,dev\n", "subject a: .*split: expected one of train, .*found 'dev'"),
+    (f"{HEADER},axes\na,local,a,1 3\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 3'"),
+    (f"{HEADER},axes\na,local,a,1 1\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 1'"),
+    (f"{HEADER},kind\na,local,a,cat\n", "subject a: .*kind: expected person or average, found 'cat'"),
+    (f"{HEADER},group,split\na,local,a,g,train\nb,local,b,g,test\n",
+     "subject b: .*heads.csv: expected leakage group g in one split, found a in train and b in test"),
+])
+def test_bad_manifest(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_or_binary_manifest(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.csv: expected a CSV file, found none"):
+        manifest.read_manifest(tmp_path / "none.csv")
+    (tmp_path / "image.csv").write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
+    with pytest.raises(ValueError, match="image.csv: expected a CSV file, found one that cannot be read"):
+        manifest.read_manifest(tmp_path / "image.csv")
+
+
+# ---- split --------------------------------------------------------------------------------------------
+
+def test_seeded_split_does_not_depend_on_order():
+    subjects = [local(f"s{i}") for i in range(40)]
+    split = {s.id: s.split for s in manifest.assign_splits(subjects, seed=3)}
+    random.Random(0).shuffle(subjects)
+    assert {s.id: s.split for s in manifest.assign_splits(subjects, seed=3)} == split
+    assert {s.id: s.split for s in manifest.assign_splits(subjects, seed=4)} != split
+    assert Counter(split.values()) == {"train": 28, "validation": 4, "evaluation": 4, "test": 4}
+
+
+def test_seeded_split_keeps_groups_whole_and_given_splits():
+    subjects = [local(f"s{i}", group=f"g{i // 3}") for i in range(30)]
+    subjects[4] = local("s4", group="g1", split="test")
+    done = manifest.assign_splits(subjects)
+    assert [s.id for s in done] == [s.id for s in subjects]
+    assert all(len({s.split for s in done if s.group == group}) == 1 for group in {s.group for s in done})
+    assert {s.split for s in done if s.group == "g1"} == {"test"}
+
+
+def test_original_split_has_its_sizes_and_order():
+    subjects = [local(str(100000 + i)) for i in range(1113)]
+    done = manifest.assign_splits(subjects, rule="original")
+    assert Counter(s.split for s in done) == {"train": 780, "validation": 111, "evaluation": 111, "test": 111}
+    assert done == manifest.assign_splits(subjects, rule="original", seed=5)
+
+
+def test_bad_split():
+    with pytest.raises(ValueError, match="expected 'seeded' or 'original', found 'random'"):
+        manifest.assign_splits([local("a")], rule="random")
+    with pytest.raises(ValueError, match=r"shares: expected 4 that sum to 1, found \[0.5, 0.1\]"):
+        manifest.assign_splits([local("a")], shares=(0.5, 0.1))
+    with pytest.raises(ValueError, match="expected leakage group g in one split, found .* in .* and .* in "):
+        manifest.assign_splits([local(f"s{i}", group="g") for i in range(20)], rule="original")
+
+
+# ---- HCP ----------------------------------------------------------------------------------------------
+
+def hcp_tree(root, *ids, lr=False):
+    for i in ids:
+        folder = root / i / "unprocessed" / "3T" / "T1w_MPR1"
+        folder.mkdir(parents=True)
+        (folder / f"{i}_3T_T1w_MPR1.nii.gz").touch()
+        if lr:
+            (folder / f"{i}_LR.mat").touch()
+
+
+@pytest.mark.parametrize("text", ["Subject,Age,\n100206,26,\n\n100307,31,\n,,\n", "100206\n100307\n"])
+def test_hcp_list(tmp_path, text):
+    hcp_tree(tmp_path, "100206", "100307", lr=True)
+    listed = write_csv(tmp_path, text)
+    subjects = manifest.hcp_subjects(tmp_path, listed)
+    assert [(s.id, s.axes, s.lr) for s in subjects] == [("100206", (1, 2), ""), ("100307", (1, 2), "")]
+    assert subjects[0].member.endswith("100206/unprocessed/3T/T1w_MPR1/100206_3T_T1w_MPR1.nii.gz")
+    assert manifest.hcp_subjects(tmp_path, listed, own_lr=True)[1].lr.endswith("T1w_MPR1/100307_LR.mat")
+
+
+def test_bad_hcp(tmp_path):
+    hcp_tree(tmp_path, "100206")
+    with pytest.raises(FileNotFoundError, match=r"subject 1: expected .*1_3T.*, found no .*\(2 of 3 files"):
+        manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "100206\n1\n2\n"))
+    with pytest.raises(FileNotFoundError, match="subject 100206: expected .*100206_LR.mat, found no"):
+        manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "100206\n"), own_lr=True)
+    with pytest.raises(ValueError, match="subject 100206: list .*heads.csv: .* once, found it 2 times"):
+        manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "100206\n100206\n"))
+    with pytest.raises(ValueError, match="subject x7: list .*heads.csv: .* id of digits, found 'x7'"):
+        manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "100206\nx7\n"))
+    with pytest.raises(ValueError, match="heads.csv: expected subject ids in the first column, found none"):
+        manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "Subject,\n,\n"))
+    with pytest.raises(FileNotFoundError, match="none.csv: expected a CSV file, found none"):
+        manifest.hcp_subjects(tmp_path, tmp_path / "none.csv")
+
+
+# ---- fetch --------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that pip takes for its only index, with one wheel in it; the real pip does the rest."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "heads-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("heads/t1.nii", HEAD)
+        wheel.writestr("heads/t2.nii", HEAD)
+        wheel.writestr("heads-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: heads\nVersion: 1.0\n")
+        wheel.writestr("heads-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("heads-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def wheel_head(subject_id="one", member="heads/t1.nii", source="pypi:heads==1.0", sha256=SHA):
+    return Subject(subject_id, source, member, sha256=sha256, group=subject_id)
+
+
+def test_fetch_then_cache_then_repair(tmp_path, index, monkeypatch):
+    cache = tmp_path / "cache"
+    file, = manifest.fetch(wheel_head(), cache)
+    assert file == cache / "one" / "t1.nii"
+    assert file.read_bytes() == HEAD
+    assert os.listdir(cache / "one") == ["t1.nii"]
+
+    file.write_bytes(b"a hea")
+    with pytest.warns(UserWarning, match="subject one: cached .*t1.nii: expected sha256 .*fetching it again"):
+        manifest.fetch(wheel_head(), cache)
+    assert file.read_bytes() == HEAD
+
+    monkeypatch.setattr(manifest, "_download", None)  # a full cache needs no pip
+    with warnings.catch_warnings(action="error"):
+        assert manifest.fetch(wheel_head(), cache) == [file]
+
+
+def test_fetch_all_downloads_each_package_once(tmp_path, index, monkeypatch):
+    sources = []
+    download = manifest._download
+    monkeypatch.setattr(manifest, "_download", lambda *asked: sources.append(asked[0]) or download(*asked))
+    (tmp_path / "c.nii").write_bytes(HEAD)
+    heads = [wheel_head(), Subject("own", "local", str(tmp_path / "c.nii"), sha256=SHA),
+             wheel_head("two", "heads/t2.nii;heads/t1.nii", sha256=f"{SHA};{SHA}")]
+    found = manifest.fetch_all(heads, tmp_path / "cache")
+    assert list(found) == ["one", "own", "two"]
+    assert [file.name for file in found["two"]] == ["t2.nii", "t1.nii"]
+    assert sources == ["pypi:heads==1.0"]
+
+
+def test_wrong_download_leaves_nothing(tmp_path, index):
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=f"subject one: heads/t1.nii .*expected sha256 0{{64}}, found {SHA}"):
+        manifest.fetch(wheel_head(sha256="0" * 64), cache)
+    with pytest.raises(ValueError, match="subject one: pypi:heads.*: expected .* heads/t3.nii, found none"):
+        manifest.fetch(wheel_head(member="heads/t3.nii"), cache)
+    assert not list(cache.rglob("*.*"))
+
+
+def test_unavailable_package(tmp_path, index, monkeypatch):
+    with pytest.raises(SourceUnavailable, match="pypi:heads==2.0: expected .*, found none"):
+        manifest.fetch_all([wheel_head(source="pypi:heads==2.0")], tmp_path)
+    monkeypatch.setattr(manifest.shutil, "which", lambda name: None)
+    needs_npm = wheel_head("bb1", source="npm:heads@1.0")
+    with pytest.raises(SourceUnavailable, match="npm:heads@1.0: expected npm on this machine, found none"):
+        manifest.fetch(needs_npm, tmp_path)
+    lines = []
+    assert list(manifest.fetch_all([needs_npm, wheel_head()], tmp_path, log=lines.append)) == ["one"]
+    assert lines == ["skipped bb1: npm:heads@1.0: expected npm on this machine, found none"]
+
+
+def test_local_files(tmp_path):
+    (tmp_path / "a.nii").write_bytes(HEAD)
+    a = Subject("a", "local", str(tmp_path / "a.nii"))
+    assert manifest.fetch(a, tmp_path) == [tmp_path / "a.nii"]
+    with pytest.raises(FileNotFoundError, match="subject b: expected .*b.nii, found no such file"):
+        manifest.fetch(Subject("b", "local", str(tmp_path / "b.nii")), tmp_path)
+    with pytest.raises(FileNotFoundError, match="subject a: expected .*lr.mat, found no such file"):
+        manifest.fetch(Subject("a", "local", a.member, lr=str(tmp_path / "lr.mat")), tmp_path)
+    with pytest.raises(ValueError, match=f"subject a: .*a.nii: expected sha256 1{{64}}, found {SHA}"):
+        manifest.fetch(Subject("a", "local", a.member, sha256="1" * 64), tmp_path)

@@ -1,0 +1,178 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from sprl_utils import networks
+from sprl_utils.networks import Discriminator, Generator, count_parameters, load_generator, save_weights
+
+
+@pytest.fixture(scope="module")
+def trained() -> Generator:
+    """A generator with lively weights and BatchNorm statistics."""
+    torch.manual_seed(0)
+    generator = Generator()
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return generator.eval()
+
+
+def concatenating_forward(generator: Generator, x: torch.Tensor) -> torch.Tensor:
+    """mDCSRN as the paper draws it: everything so far is concatenated before each 1x1x1 conv."""
+    outputs = [generator.conv0(x)]
+    block_input = outputs[0]
+    for i in range(4):
+        outputs.append(getattr(generator, f"block{i}")(block_input))
+        if i < 3:
+            block_input = getattr(generator, f"comp{i}")(torch.cat(outputs, 1))
+    return generator.recon(torch.cat(outputs, 1))
+
+
+def test_the_generator_has_the_papers_size():
+    generator = Generator()
+    assert count_parameters(generator) == 411_648
+    assert generator.receptive_radius == 17
+    assert not any(m.bias is not None for m in generator.modules() if isinstance(m, nn.Conv3d))
+    assert round(networks.multiply_adds(generator, 64) / 1e9) == 107
+
+
+def test_sums_of_parts_are_the_concatenation(trained):
+    x = torch.randn(2, 1, 9, 8, 11)
+    with torch.no_grad():
+        expected = concatenating_forward(trained, x)
+        torch.testing.assert_close(trained(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_identity_start_is_the_identity_bit_for_bit():
+    x = torch.randn(1, 1, 12, 7, 9)
+    for generator in (Generator(init="identity").train(), Generator(init="identity").eval()):
+        assert torch.equal(generator(x), x)
+    assert not torch.equal(Generator(init="kaiming")(x), x)
+
+
+def test_a_voxel_sees_17_voxels_and_no_further(trained):
+    x = torch.randn(1, 1, 41, 41, 41, requires_grad=True)
+    trained(x)[0, 0, 20, 20, 20].backward()
+    seen = x.grad[0, 0].nonzero()
+    assert seen.min().item() == 20 - 17 and seen.max().item() == 20 + 17
+
+
+@pytest.mark.parametrize("cut", [((1, 1), (1, 1), (1, 1)), ((0, 1), (1, 0), (0, 0))])
+def test_dropping_the_halo_on_the_way_gives_the_same_voxels(trained, cut):
+    x = torch.randn(1, 1, 38, 40, 37)
+    kept = tuple(slice(17 * low, n - 17 * high) for n, (low, high) in zip(x.shape[2:], cut, strict=True))
+    with torch.no_grad():
+        expected = trained(x)[(slice(None), slice(None), *kept)]
+        torch.testing.assert_close(trained.forward_tile(x, cut), expected, rtol=1e-4,
+                                   atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_discriminator_has_the_known_size():
+    assert count_parameters(Discriminator(64, head="gap")) == 31_155_777
+
+
+def test_both_heads_score_each_patch_on_its_own():
+    for head in ("gap", "fc"):
+        discriminator = Discriminator(16, head=head, width=4)
+        x = torch.randn(3, 1, 16, 16, 16)
+        with torch.no_grad():
+            together, alone = discriminator(x), torch.cat([discriminator(x[i:i + 1]) for i in range(3)])
+        assert together.shape == (3,)
+        torch.testing.assert_close(together, alone)
+
+
+def test_slope_one_makes_the_discriminator_blind_to_sign_up_to_its_layernorms():
+    """The original project's LeakyReLU(1) is the identity: conv and LeakyReLU together are then linear."""
+    first = Discriminator(16, negative_slope=1.0, width=4).features[:2]
+    x, y = torch.randn(2, 1, 1, 16, 16, 16)
+    with torch.no_grad():
+        zero = first(torch.zeros_like(x))
+        torch.testing.assert_close(first(x + y) - zero, (first(x) - zero) + (first(y) - zero), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"patch_size": 24}, {"patch_size": 8}, {"head": "max"}])
+def test_a_discriminator_that_cannot_be_built_says_why(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .* found"):
+        Discriminator(**wrong)
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="init must be 'kaiming' or 'identity', found 'ones'"):
+        Generator(init="ones")
+
+
+def test_weights_come_back_from_safetensors(tmp_path, trained):
+    save_weights(trained, tmp_path / "g.safetensors")
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_generator(tmp_path / "g.safetensors")(x), trained(x))
+    assert [p.name for p in tmp_path.iterdir()] == ["g.safetensors"]
+
+
+def original_keys() -> set[str]:
+    """The 85 entries of the original project's checkpoint."""
+    keys = {"conv0.weight", "recon.weight", "comp0.weight", "comp1.weight", "comp2.weight"}
+    for b in range(4):
+        for i in range(1, 5):
+            unit = f"block{b}.denselayer{i}"
+            keys |= {f"{unit}.norm.{k}" for k in ("weight", "bias", "running_mean", "running_var")}
+            keys.add(f"{unit}.conv.weight")
+    return keys
+
+
+def test_the_original_projects_checkpoint_is_read(tmp_path, trained):
+    state = {k: v.clone() for k, v in trained.state_dict().items() if k in original_keys()}
+    assert len(state) == len(original_keys()) == 85
+    torch.save(state, tmp_path / "original.pt")
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_generator(tmp_path / "original.pt")(x), trained(x))
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_no_pickle_is_executed(tmp_path):
+    proof = tmp_path / "executed"
+    torch.save({"conv0.weight": Trap(proof)}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Trap(proof)))
+    for name in ("evil.pt", "plain.pkl"):
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            load_generator(tmp_path / name)
+    assert not proof.exists()
+
+
+def test_a_checkpoint_of_another_architecture_names_the_difference(tmp_path):
+    save_weights(Discriminator(16, width=4), tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="d.safetensors: expected mDCSRN b4u4, found .*: block0.denselayer1.conv.weight"):
+        load_generator(tmp_path / "d.safetensors")
+    save_weights(Generator(growth_rate=8), tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"conv0.weight: expected shape \(32, 1, 3, 3, 3\), found \(16, 1, 3, 3, 3\)"):
+        load_generator(tmp_path / "narrow.safetensors")
+
+
+def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
+    with pytest.raises(FileNotFoundError, match="none.safetensors: expected a file, found none"):
+        load_generator(tmp_path / "none.safetensors")
+    save_weights(trained, tmp_path / "g.safetensors")
+    whole = (tmp_path / "g.safetensors").read_bytes()
+    for name, content in {"cut.safetensors": whole[:5000], "text.pt": b"hello", "empty.safetensors": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            load_generator(tmp_path / name)
+    poisoned = Generator()
+    with torch.no_grad():
+        poisoned.comp0.weight[0, 0] = float("nan")
+    save_weights(poisoned, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match="comp0.weight: expected finite values, found NaN or Inf"):
+        load_generator(tmp_path / "nan.safetensors")

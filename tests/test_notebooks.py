@@ -1,0 +1,101 @@
+"""What every notebook keeps to, and every profile against every notebook."""
+
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from sprl_utils.profiles import (
+    PARAMETERS_CELL,
+    all_parameters,
+    check_profile,
+    notebook_parameters,
+    read_profile,
+)
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+STAGES = ["01_prepare_data", "02_pretrain_generator", "03_train_gan", "04_evaluate"]
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+PROFILES = sorted((FOLDER / "profiles").glob("*.yaml"))
+
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+each_profile = pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+
+
+def contents(path: Path) -> list[tuple]:
+    """Type, source and tags of each cell."""
+    return [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in jupytext.read(path).cells]
+
+
+def code_cells(path: Path) -> list:
+    return [cell for cell in jupytext.read(path).cells if cell.cell_type == "code" and cell.source]
+
+
+def test_the_four_stages_and_profiles_are_there():
+    assert set(STAGES) <= {path.stem for path in SOURCES}
+    assert {"smoke", "demo", "original", "paper"} <= {path.stem for path in PROFILES}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in SOURCES}
+
+
+@each_notebook
+def test_pair_is_in_step(source):
+    """Else: `make notebooks`."""
+    assert contents(source.with_suffix(".ipynb")) == contents(source)
+
+
+@each_notebook
+def test_committed_notebook_was_executed_in_order_and_without_error(source):
+    cells = code_cells(source.with_suffix(".ipynb"))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+
+
+@each_notebook
+def test_committed_notebook_holds_nothing_that_changes_with_each_run(source):
+    notebook = jupytext.read(source.with_suffix(".ipynb"))
+    assert set(notebook.metadata) <= {"jupytext", "kernelspec"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not [cell for cell in notebook.cells if set(cell.metadata) - {"tags"}]
+
+
+@each_notebook
+def test_one_title_at_the_top(source):
+    cells = jupytext.read(source).cells
+    titles = [i for i, cell in enumerate(cells) if cell.cell_type == "markdown"
+              for _ in re.findall(r"^# \S", cell.source, re.MULTILINE)]
+    assert titles == [0]
+
+
+@each_notebook
+def test_code_cells_define_nothing(source):
+    definition = re.compile(r"^\s*(async def|def|class)\b", re.MULTILINE)
+    assert not [cell.source for cell in code_cells(source) if definition.search(cell.source)]
+
+
+@each_notebook
+def test_parameters_are_literals_each_with_help(source):
+    """One ``=`` a line: papermill reads the comment behind it as the parameter's help."""
+    assert notebook_parameters(source)["profile"] == "smoke"
+    (cell,) = PARAMETERS_CELL.findall(source.read_text())
+    for line in cell.strip().splitlines():
+        assert re.fullmatch(r"[a-z][a-z0-9_]* = [^=#]+  # [^=]+", line), line
+
+
+@each_profile
+def test_profile_fits_the_notebooks(profile):
+    check_profile(profile, SOURCES)
+
+
+@each_profile
+def test_profile_opens_with_its_command_and_its_needs(profile):
+    first, *rest = profile.read_text().splitlines()
+    default = "?" if profile.stem == "demo" else ""
+    assert re.match(rf"# make reproduce( PROFILE={profile.stem}){default}(\s|$)", first)
+    assert any(line.startswith("# Needs: ") for line in rest)
+
+
+def test_smoke_is_the_notebooks_default():
+    smoke = read_profile(FOLDER / "profiles" / "smoke.yaml")
+    assert all_parameters(SOURCES) | smoke == all_parameters(SOURCES)

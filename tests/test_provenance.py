@@ -1,0 +1,136 @@
+"""Seeds, hashes, environment.json without anything personal, and the way back to the repository's root."""
+
+import getpass
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprl_utils import __version__, provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_seed_makes_all_three_generators_repeat():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    provenance.seed_everything(7)
+    first = draw()
+    provenance.seed_everything(7)
+    assert draw() == first
+    provenance.seed_everything(8)
+    assert draw() != first
+
+
+def test_sha256_of_a_known_file(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    found = provenance.sha256(tmp_path / "abc")
+    assert found == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks", "notebooks/profiles"])
+def test_repo_root_from_anywhere_in_it(monkeypatch, folder):
+    monkeypatch.chdir(ROOT / folder)
+    assert provenance.repo_root() == ROOT
+
+
+def test_repo_root_prefers_the_checkout_one_stands_in(monkeypatch, tmp_path):
+    (tmp_path / "sprl_utils").mkdir()
+    (tmp_path / "sprl_utils" / "__init__.py").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert provenance.repo_root() == tmp_path
+
+
+def test_repo_root_from_outside_is_where_the_package_stands(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert provenance.repo_root() == ROOT
+
+
+def test_no_repository_at_all_is_said(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "elsewhere" / "sprl_utils" / "provenance.py"))
+    with pytest.raises(FileNotFoundError, match="expected sprl_utils/ and notebooks/ in .* found none"):
+        provenance.repo_root()
+
+
+def test_environment_says_what_ran(tmp_path):
+    outside = tmp_path / "subject-0042.nii.gz"
+    outside.write_bytes(b"abc")
+    profile = {"steps": 5, "keep": (None, np.float32(0.25)), "hcp_root": "/data/HCP", "out": ROOT / "runs"}
+    found = provenance.environment(profile, inputs=[ROOT / "pyproject.toml", outside])
+    assert found["sprl_utils"] == __version__
+    assert found["packages"]["torch"] == torch.__version__
+    expected = {"steps": 5, "keep": [None, 0.25], "hcp_root": provenance.OUTSIDE, "out": "runs"}
+    assert found["profile"] == expected
+    assert found["inputs"]["pyproject.toml"] == provenance.sha256(ROOT / "pyproject.toml")
+    assert found["inputs"][f"{provenance.OUTSIDE}, file 2"] == provenance.sha256(outside)
+    assert found["cpu"]["count"] == os.cpu_count() and found["outputs"] == {}
+
+
+def test_environment_names_no_person_and_no_place(tmp_path):
+    outside = tmp_path / "subject-0042.nii.gz"
+    outside.write_bytes(b"abc")
+    text = json.dumps(provenance.environment({"hcp_root": str(tmp_path)}, inputs=[outside]))
+    for secret in (str(tmp_path), str(ROOT), str(Path.home()), outside.name, socket.gethostname()):
+        assert secret not in text
+    assert f'"{getpass.getuser()}"' not in text
+
+
+def test_environment_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance.environment({})["git"] == {"commit": None, "dirty": None}
+
+
+def test_dirty_is_any_change_but_to_results(tmp_path):
+    def git(*args):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e", *args], check=True)
+
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "m")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.md").write_text("new")
+    assert provenance._git(tmp_path)["dirty"] is False
+    (tmp_path / "code.py").write_text("2")
+    assert provenance._git(tmp_path)["dirty"] is True
+    assert len(provenance._git(tmp_path)["commit"]) == 40
+
+
+def test_a_missing_input_is_said():
+    with pytest.raises(FileNotFoundError, match="nowhere.nii"):
+        provenance.environment({}, inputs=["nowhere.nii"])
+
+
+def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "new" / "environment.json"
+    provenance.write_json(path, {"a": 1})
+    for bad in ({"a": float("nan")}, {"a": object()}):
+        with pytest.raises((ValueError, TypeError)):
+            provenance.write_json(path, bad)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_tuned_process_says_what_it_set():
+    """In a process of its own: the allocator's settings cannot be taken back."""
+    code = "from sprl_utils.provenance import tune_process as t; import json; print(json.dumps([t(1), t()]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, again = json.loads(done.stdout)
+    assert first == again
+    assert set(first) == {"allocator_tuned", "flush_denormal", "threads"} and first["threads"] == 1
+
+
+def test_elsewhere_than_on_glibc_the_allocator_is_left_alone(monkeypatch):
+    monkeypatch.setattr(provenance.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(provenance.torch, "set_flush_denormal", lambda on: False)
+    assert provenance.tune_process()["allocator_tuned"] is False

@@ -1,0 +1,197 @@
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_head, write_prepared
+
+from sprl_utils import training
+from sprl_utils.networks import Generator, load_generator, save_weights
+from sprl_utils.patches import Prepared, RandomPatches
+
+PRETRAIN = training.PretrainSettings(steps=9, learning_rate=1e-3, rate_schedule="cosine", rate_warmup=2, average=0.9,
+                                     init="identity", every=2)
+GAN = training.GanSettings(steps=14, learning_rate=1e-4, warmup=4, d_per_g=2, extra_every=6, extra=2, patch_size=16,
+                           width=2, every=2, validate_every=14)
+
+
+def run_pretrain(prepared: Path, out: Path, **changes) -> pd.DataFrame:
+    patches = RandomPatches([Prepared(prepared / "train-head")], 8, seed=0)
+    settings = training.PretrainSettings(**(vars(PRETRAIN) | changes))
+    return training.pretrain(patches, patches, 1, out, settings, training.make_fabric("cpu", "32-true"))
+
+
+def run_gan(prepared: Path, out: Path, **changes) -> pd.DataFrame:
+    patches = RandomPatches([Prepared(prepared / "train-head")], 16, seed=0)
+    start = out.parent / "start.safetensors"
+    if not start.exists():
+        torch.manual_seed(3)
+        save_weights(Generator(init="identity"), start)
+    settings = training.GanSettings(**(vars(GAN) | changes))
+    return training.train_gan(start, patches, [Prepared(prepared / "validation-head")], out, settings,
+                              training.make_fabric("cpu", "32-true"), [16, 16, 16])
+
+
+RUNS = {"pretrain": run_pretrain, "gan": run_gan}
+
+
+def same_files(a: Path, b: Path, names) -> bool:
+    return all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
+
+
+def test_the_papers_schedule_step_by_step():
+    """D alone for 10,000; then D x 7, G, again and again; after each 500, D x 200."""
+    told = ["D"] * 10_000
+    for _ in range(3):
+        told += list(itertools.islice(itertools.cycle(["D"] * 7 + ["G"]), 500)) + ["D"] * 200
+    assert [training.gan_schedule(step) for step in range(len(told))] == told
+
+
+@pytest.mark.parametrize("counters", [(10_000, 7, 500, 200), (3, 1, 10, 0), (0, 2, 7, 4)])
+def test_g_steps_are_counted_as_the_schedule_makes_them(counters):
+    count = 0
+    for step in range(counters[0] + 2000):
+        count += training.gan_schedule(step, *counters) == "G"
+        assert training._g_steps(step, counters) == count
+
+
+def test_the_cosine_rises_and_falls_to_nothing():
+    settings = training.PretrainSettings(steps=100, rate_schedule="cosine", rate_warmup=10)
+    rates = [training.learning_rate(step, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) <= 1 and rates[100] == pytest.approx(0)
+    assert rates[50] == pytest.approx(0.5) and all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert {training.learning_rate(s, training.PretrainSettings(steps=9)) for s in range(9)} == {1.0}
+
+
+def test_the_running_average_of_a_constant_is_the_constant():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    average = training.copy.deepcopy(model)
+    for step in range(5):
+        training.update_average(average, model, 0.9, step)
+    assert all(torch.allclose(a, b) for a, b in zip(average.state_dict().values(), model.state_dict().values(),
+                                                    strict=True))
+    with torch.no_grad():
+        model[0].weight += 1
+    before = average[0].weight.clone()
+    training.update_average(average, model, 0.9, 10_000)
+    torch.testing.assert_close(average[0].weight, before + 0.1)
+
+
+def test_reconstruction_and_compressors_learn_at_their_own_rates():
+    generator = Generator()
+    settings = training.PretrainSettings(steps=1, learning_rate=1.0, rate_reconstruction=0.05, rate_compressors=0.3)
+    rate = {id(p): g["lr"] for g in training._rate_groups(generator, settings) for p in g["params"]}
+    assert len(rate) == len(list(generator.parameters()))
+    for name, parameter in generator.named_parameters():
+        expected = 0.05 if name.startswith("recon") else 0.3 if name.startswith("comp") else 1.0
+        assert rate[id(parameter)] == expected
+
+
+def test_pretraining_learns_to_undo_a_gain(tmp_path):
+    """LR is half of HR: a few steps of L1 must find that."""
+    head = write_prepared(tmp_path, "train-head", "train", make_head())
+    np.save(head.folder / "lr.npy", np.load(head.folder / "hr.npy") / 2)
+    history = run_pretrain(tmp_path, tmp_path / "run", steps=60, every=30, learning_rate=1e-2, average=0.0)
+    assert history["l1"].iloc[-1] < 0.7 * history["train_l1"].iloc[0]
+
+
+def test_a_run_leaves_weights_history_and_examples(heads, tmp_path):
+    history = run_pretrain(tmp_path / "prepared", tmp_path / "run")
+    assert list(history["step"]) == [2, 4, 6, 8, 9]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run" / "history.csv"), history, check_exact=False)
+    shown = np.load(sorted((tmp_path / "run" / "examples").glob("*.npy"))[-1])
+    assert shown.shape == (3, 8, 8, 8)
+    load_generator(tmp_path / "run" / "generator.safetensors")
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(stage, heads, tmp_path):
+    """Started, shot with SIGKILL three times, started again: as if nothing had happened, history included."""
+    prepared = tmp_path / "prepared"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    RUNS[stage](prepared, whole)
+    code = f"import test_training as t, pathlib as p; t.RUNS[{stage!r}](p.Path({str(prepared)!r}), p.Path({str(killed)!r}))"
+    start = [sys.executable, "-c", code]
+    place = {"cwd": Path(__file__).parent, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    stopped = []
+    for rows in (1, 2, 4):
+        process = subprocess.Popen(start, stderr=subprocess.DEVNULL, **place)
+        while process.poll() is None and count_rows(killed / "history.csv") < rows:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        stopped.append(training.read_checkpoint(killed / "checkpoint.pt")["step"]
+                       if (killed / "checkpoint.pt").exists() else None)
+    subprocess.run(start, check=True, capture_output=True, **place)
+    total = (PRETRAIN if stage == "pretrain" else GAN).steps
+    assert any(step is not None and step + 1 < total for step in stopped), "the run was never stopped half-way"
+    networks = ["generator.safetensors"] + ["discriminator.safetensors"] * (stage == "gan")
+    assert same_files(whole, killed, [*networks, "history.csv"])
+
+
+def count_rows(path: Path) -> int:
+    return max(0, len(path.read_text().splitlines()) - 1) if path.exists() else 0
+
+
+def test_a_finished_run_started_again_changes_nothing(heads, tmp_path):
+    first = run_gan(tmp_path / "prepared", tmp_path / "run")
+    before = (tmp_path / "run" / "generator.safetensors").read_bytes()
+    pd.testing.assert_frame_equal(run_gan(tmp_path / "prepared", tmp_path / "run"), first)
+    assert (tmp_path / "run" / "generator.safetensors").read_bytes() == before
+
+
+def test_other_settings_start_anew_and_keep_the_old_run(heads, tmp_path, capsys):
+    run_pretrain(tmp_path / "prepared", tmp_path / "run")
+    old = (tmp_path / "run" / "generator.safetensors").read_bytes()
+    history = run_pretrain(tmp_path / "prepared", tmp_path / "run", learning_rate=1e-4)
+    assert list(history["step"]) == [2, 4, 6, 8, 9]
+    assert "other settings (learning_rate); moved it to run.before-1" in capsys.readouterr().out
+    assert (tmp_path / "run.before-1" / "generator.safetensors").read_bytes() == old
+    assert (tmp_path / "run" / "generator.safetensors").read_bytes() != old
+
+
+def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):
+    """One checkpoint a step: between two of them the generator differs exactly where the schedule says G."""
+    history = run_gan(tmp_path / "prepared", tmp_path / "run", every=1)
+    moved = [0.0, *history["weight_change"]]
+    schedule = [training.gan_schedule(s, GAN.warmup, GAN.d_per_g, GAN.extra_every, GAN.extra) for s in range(GAN.steps)]
+    assert "".join("D" if a == b else "G" for a, b in itertools.pairwise(moved)) == "".join(schedule)
+    assert history["g_steps"].iloc[-1] == schedule.count("G") > 0
+    assert history["l1"].notna().tolist() == [s == "G" for s in schedule]
+    assert math.isfinite(history["psnr"].iloc[-1])
+
+
+def test_batchnorm_statistics_stay_those_of_pretraining(heads, tmp_path):
+    run_gan(tmp_path / "prepared", tmp_path / "run")
+    before, after = (load_generator(p).state_dict() for p in
+                     (tmp_path / "start.safetensors", tmp_path / "run" / "generator.safetensors"))
+    assert all(torch.equal(before[k], after[k]) for k in before if "running" in k)
+
+
+def test_a_damaged_checkpoint_is_named(heads, tmp_path):
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="checkpoint.pt: expected a training checkpoint, found one that cannot be read"):
+        run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(heads, tmp_path):
+    lr = np.load(heads["train"].folder / "lr.npy")
+    np.save(heads["train"].folder / "lr.npy", lr * np.float32(np.nan))
+    with pytest.raises(FloatingPointError, match="run: step 0: expected a finite train_l1, found nan"):
+        run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="'constant' or 'cosine', found 'linear'"):
+        training.PretrainSettings(steps=1, rate_schedule="linear")

@@ -1,0 +1,225 @@
+"""Volumes: what is read and written, what is refused, the scale and the masks."""
+
+import gzip
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import io, ndimage
+
+from sprl_utils.volumes import (
+    Volume,
+    brain_mask,
+    check_pair,
+    foreground_mask,
+    intensity_scale,
+    read_volume,
+    write_volume,
+)
+
+AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0, 0.8, -120], [0, -0.9, 0, 70], [0, 0, 0, 1]])
+RAMP = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+
+
+def save(path, data, affine=AFFINE):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+# ---- in and out ---------------------------------------------------------------------------------------
+
+def test_nifti_keeps_axis_order_affine_and_scaling(tmp_path):
+    image = nib.Nifti1Image(RAMP, AFFINE)
+    image.set_data_dtype(np.int16)
+    image.header.set_slope_inter(0.5, 1)
+    nib.save(image, tmp_path / "head.nii.gz")
+    volume = read_volume(tmp_path / "head.nii.gz")
+    np.testing.assert_array_equal(volume.data, RAMP * 0.5 + 1)
+    assert volume.data.dtype == np.float32
+    np.testing.assert_allclose(volume.affine, AFFINE, rtol=1e-6)
+    assert volume.voxel_size == pytest.approx((0.7, 0.9, 0.8))
+
+
+def test_trailing_axis_of_one_is_dropped(tmp_path):
+    assert read_volume(save(tmp_path / "head.nii", RAMP[..., None])).data.shape == (2, 3, 4)
+
+
+def test_written_volume_keeps_header(tmp_path):
+    image = nib.Nifti1Image(RAMP.astype(np.int16), AFFINE)
+    image.set_sform(AFFINE, code=4)
+    image.set_qform(AFFINE, code=1)
+    nib.save(image, tmp_path / "head.nii")
+    head = read_volume(tmp_path / "head.nii")
+    write_volume(tmp_path / "out" / "sr.nii.gz", head.data + 0.25, like=head, description="mDCSRN, step 10")
+    written = nib.load(tmp_path / "out" / "sr.nii.gz")
+    np.testing.assert_array_equal(written.get_fdata(), RAMP + 0.25)
+    np.testing.assert_array_equal(written.affine, head.affine)
+    assert (written.header["sform_code"], written.header["qform_code"]) == (4, 1)
+    assert written.get_data_dtype() == np.float32
+    assert written.header["descrip"].item() == b"mDCSRN, step 10"
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["sr.nii.gz"]
+
+
+def test_bad_output(tmp_path):
+    head = read_volume(save(tmp_path / "head.nii", RAMP))
+    with pytest.raises(ValueError, match=r"sr.nii: expected shape \(2, 3, 4\), found \(2, 3, 3\)"):
+        write_volume(tmp_path / "sr.nii", RAMP[..., 1:], like=head)
+    with pytest.raises(ValueError, match="expected a name ending in .nii or .nii.gz, found sr.png"):
+        write_volume(tmp_path / "sr.png", RAMP, like=head)
+
+
+def test_mat_of_the_original_project(tmp_path):
+    io.savemat(tmp_path / "7_LR.mat", {"out_final": RAMP.astype(np.int16)})
+    volume = read_volume(tmp_path / "7_LR.mat", "7")
+    np.testing.assert_array_equal(volume.data, RAMP)
+    assert volume.voxel_size == (1, 1, 1)
+
+
+def write_minc(folder, data, axes):
+    """``data`` in the order of ``axes``: name, start, step, direction cosines."""
+    header = {"order": [name for name, *_ in axes]}
+    for n, (name, start, step, cosines) in zip(data.shape, axes, strict=True):
+        header[name] = {"start": start, "space_length": n, "step": step, "direction_cosines": cosines}
+    files = [folder / "head.mnc.raw.gz", folder / "head.mnc.header.gz"]
+    files[0].write_bytes(gzip.compress(data.astype(np.uint8).tobytes()))
+    files[1].write_bytes(gzip.compress(json.dumps(header).encode()))
+    return files
+
+
+def test_minc_pair_comes_back_in_ras_order(tmp_path):
+    stored = RAMP.transpose(0, 2, 1)[::-1]  # x from right to left, z, y
+    axes = [("xspace", 10, -1, [1, 0, 0]), ("zspace", -5, 3, [0, 0, 1]), ("yspace", 20, 2, [0, 1, 0])]
+    volume = read_volume(write_minc(tmp_path, stored, axes), "bb")
+    np.testing.assert_array_equal(volume.data, RAMP)
+    np.testing.assert_allclose(volume.affine, [[1, 0, 0, 9], [0, 2, 0, 20], [0, 0, 3, -5], [0, 0, 0, 1]])
+
+
+def test_bad_minc(tmp_path):
+    axes = [(f"{name}space", 0, 1, list(np.eye(3)[i])) for i, name in enumerate("xyz")]
+    files = write_minc(tmp_path, RAMP, axes)
+    files[0].write_bytes(gzip.compress(bytes(23)))
+    with pytest.raises(ValueError, match=r"subject bb: .*raw.gz.*expected 24 bytes .*\[2, 3, 4\], found 23"):
+        read_volume(files, "bb")
+    with pytest.raises(ValueError, match="subject bb: .*expected one .raw.gz and one .header.gz, found"):
+        read_volume([files[0], files[0]], "bb")
+
+
+# ---- bad input ----------------------------------------------------------------------------------------
+
+def with_value(value):
+    data = RAMP.copy()
+    data[1, 2, 3] = value
+    return data
+
+
+@pytest.mark.parametrize("data, message", [
+    (with_value(np.nan), "expected finite values, found 1 voxels of NaN or Inf"),
+    (with_value(-np.inf), "expected finite values, found 1 voxels of NaN or Inf"),
+    (np.full((2, 3, 4), 7, np.float32), r"expected an image, found a constant volume \(shape \(2, 3, 4\)\)"),
+    (np.stack([RAMP, RAMP], axis=-1), r"expected a 3D volume, found 4D of shape \(2, 3, 4, 2\)"),
+    (RAMP[0], r"expected a 3D volume, found 2D of shape \(3, 4\)"),
+    (RAMP.astype(np.complex64), "expected one real number a voxel, found complex64"),
+    (np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "expected one real number a voxel, found"),
+])
+def test_bad_values(tmp_path, data, message):
+    path = save(tmp_path / "head.nii", data)
+    with pytest.raises(ValueError, match=f"subject anna: .*head.nii: {message}") as error:
+        read_volume(path, "anna")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["head.nii", "head.nii.gz"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_truncated_file(tmp_path, name, share, capfd):
+    noise = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
+    path = save(tmp_path / name, noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"subject anna: .*{name}: .*found a file that cannot be read"):
+        read_volume(path, "anna")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["head.nii", "head.nii.gz", "head.mat", "head.txt"])
+def test_corrupt_file(tmp_path, name):
+    (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(2000))
+    with pytest.raises(ValueError, match=f"subject anna: .*{name}: .*found a file that cannot be read"):
+        read_volume(tmp_path / name, "anna")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="subject anna: .*none.nii: expected a file, found none"):
+        read_volume(tmp_path / "none.nii", "anna")
+
+
+def test_bad_mat(tmp_path):
+    io.savemat(tmp_path / "other.mat", {"lr": RAMP})
+    with pytest.raises(ValueError, match="subject 7: .*other.mat: expected the variable out_final, found lr"):
+        read_volume(tmp_path / "other.mat", "7")
+    io.savemat(tmp_path / "text.mat", {"out_final": "no numbers"})
+    with pytest.raises(ValueError, match="subject 7: .*text.mat: expected out_final to be numbers, found <U"):
+        read_volume(tmp_path / "text.mat", "7")
+    io.savemat(tmp_path / "flat.mat", {"out_final": RAMP[0]})
+    with pytest.raises(ValueError, match="subject 7: .*flat.mat: expected a 3D volume, found 2D"):
+        read_volume(tmp_path / "flat.mat", "7")
+    # version 7.3 is HDF5 behind 512 bytes whose header says so
+    header = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
+    (tmp_path / "new.mat").write_bytes(header.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(ValueError, match="subject 7: .*new.mat: expected .*version 7 .*found version 7.3"):
+        read_volume(tmp_path / "new.mat", "7")
+
+
+def test_pair_of_different_size():
+    hr = Volume(RAMP, AFFINE, nib.Nifti1Header())
+    check_pair("anna", hr, hr)
+    with pytest.raises(ValueError, match=r"subject anna: .* found HR \(2, 3, 4\) and LR \(2, 3, 3\)"):
+        check_pair("anna", hr, Volume(RAMP[..., 1:], AFFINE, nib.Nifti1Header()))
+
+
+# ---- scale and masks ----------------------------------------------------------------------------------
+
+def test_intensity_scale_ignores_air():
+    data = np.zeros(2001, np.float32)
+    data[:1001] = np.arange(1001)
+    data[-5:] = -3
+    assert intensity_scale(data) == pytest.approx(np.percentile(np.arange(1, 1001), 99.5))
+    with pytest.raises(ValueError, match="expected voxels above 0, found none"):
+        intensity_scale(-np.ones(5))
+
+
+@pytest.fixture(scope="module")
+def head():
+    """Spheres: bright brain to 62 mm, dark skull to 70 mm, bright scalp to 82 mm; voxels of 2.5 mm."""
+    x, y, z = np.indices((72, 68, 70)) * 2.5
+    radius = np.sqrt((x - 90)**2 + (y - 85)**2 + (z - 87)**2)
+    data = np.select([radius < 62, radius < 70, radius < 82], [100, 15, 120], 0).astype(np.float32)
+    return radius, np.abs(data + np.random.default_rng(0).normal(0, 3, data.shape)).astype(np.float32)
+
+
+def test_foreground_is_the_head(head):
+    radius, data = head
+    mask = foreground_mask(data, (2.5,) * 3)
+    assert mask.shape == data.shape and mask.dtype == bool
+    assert mask[radius < 79].all() and not mask[radius > 85].any()
+
+
+def test_brain_is_within_the_skull(head):
+    radius, data = head
+    mask = brain_mask(data, (2.5,) * 3)
+    assert mask.shape == data.shape and mask.dtype == bool
+    assert mask[radius < 59].all() and not mask[radius > 66].any()
+
+
+def test_brain_mask_says_when_there_is_no_scalp(head):
+    radius, data = head
+    stripped = np.where(radius < 62, data, 0)
+    with pytest.warns(UserWarning, match="found no brain within a scalp, taking the whole foreground"):
+        mask = brain_mask(stripped, (2.5,) * 3)
+    assert mask[radius < 59].all() and not mask[radius > 66].any()
+
+
+def test_masks_take_a_crop_without_air():
+    crop = 50 + ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 33, 21)), 2) * 100
+    with pytest.warns(UserWarning, match="found no brain"):
+        assert brain_mask(crop).mean() > 0.9
