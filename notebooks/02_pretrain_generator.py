@@ -16,8 +16,10 @@
 #
 # The densely connected generator first learns to bring LR patches close to HR, voxel by voxel.
 #
-# **Goals.** Build the paper's generator, train it, watch it. **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
-# **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`, `examples/`.
+# **Goals.** Build the paper's generator, train it, watch it. **Inputs.** `runs/<profile>/prepared/` of
+# `01_prepare_data`.
+# **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`,
+# `examples/`.
 # **Time.** Half a minute on the smoke profile; most of the demo's twenty minutes on a laptop.
 
 # %% tags=["parameters"]
@@ -63,21 +65,21 @@ figures.banner(profile)
 # %% [markdown]
 # ## The generator
 #
-# > *The paper* (figure 2, "b4u4"): a first 3x3x3 conv to $2k$ maps ($k = 16$), four dense blocks of four units
-# > (BatchNorm, ELU, 3x3x3 conv to $k$ maps), before each next block a 1x1x1 compressor to $2k$ maps over all that came
-# > before, and a last 1x1x1 conv to one map.
+# > *The paper* (its figure, "b4u4"): a first 3x3x3 conv to $2k$ maps ($k = 16$), four dense blocks of four
+# > units (BatchNorm, ELU, 3x3x3 conv to $k$ maps), before each next block a 1x1x1 compressor to $2k$ maps
+# > over all that came before, and a last 1x1x1 conv to one map.
 #
 # With $x_0$ the first conv's maps, $B_i$ the blocks and $C_i, R$ 1x1x1 convs over concatenations,
 #
 # $$x_i = B_i\!\left(C_i[x_0, x_1, \dots, x_{i-1}]\right), \qquad \mathrm{SR} = R[x_0, \dots, x_4].$$
 #
-# There is no up-sampling and no global skip. `init="identity"` is *ours*: one map of the first conv passes the input
-# through, and $R$ reads that map alone, so training starts at the LR image instead of at noise.
+# There is no up-sampling and no global skip. `init="identity"` is *ours*: one map of the first conv passes
+# the input through, and $R$ reads that map alone, so training starts at the LR image instead of at noise.
 
 # %%
 generator = Generator(init=init)
-print(f"{count_parameters(generator):,} parameters, {multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a "
-      f"64-cube, sees {generator.receptive_radius} voxels to each side")
+print(f"{count_parameters(generator):,} parameters, sees {generator.receptive_radius} voxels to each side, "
+      f"{multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a 64-cube")
 assert count_parameters(generator) == 411_648
 
 # %% tags=["nbval-check-output"]
@@ -89,8 +91,8 @@ print("the untrained generator returns its input:", change == 0)
 # %% [markdown]
 # ## Patches
 #
-# Training heads and validation heads share no person and no average. The validation patches are fixed: number 0 to
-# `validation_patches` - 1 of a stream with its own seed.
+# Training heads and validation heads share no person and no average. The validation patches are fixed: number
+# 0 to `validation_patches` - 1 of a stream with its own seed.
 
 # %%
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
@@ -99,15 +101,18 @@ if patches == "grid":
 else:
     train = RandomPatches(train_heads, patch_size, seed, flips)
 validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
-print("train on", [p.meta["id"] for p in train_heads[:8]], "| validate on", [p.meta["id"] for p in validation_heads[:8]])
+print("train on", [p.meta["id"] for p in train_heads[:8]])
+print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 
 # %% [markdown]
 # ## Training
 #
-# $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|, \qquad \text{Adam, batch 2}$$
+# $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|, \qquad \text{Adam,
+# batch 2}$$
 #
-# *The paper* trains 500,000 steps at $10^{-4}$; the demo has minutes, and so raises the rate, lowers it for the layers
-# that read hundreds of maps, and averages the weights (`CONTRIBUTING.md` says how that was chosen: on the validation head).
+# *The paper* trains 500,000 steps at $10^{-4}$; the demo has minutes, and so raises the rate, lowers it for
+# the layers that read hundreds of maps, and averages the weights (`CONTRIBUTING.md` says how that was chosen:
+# on the validation head).
 # Stop the cell or kill the kernel whenever you like: started again it goes on from the last checkpoint,
 # and on a CPU in fp32 ends with the very same bits.
 
@@ -121,9 +126,9 @@ curve = figures.LiveCurve({"L1": ["train_l1", "l1"], "PSNR (dB)": ["psnr"], "SSI
 history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve)
 
 # %% [markdown]
-# **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr` and `ssim`
-# are measured on the fixed validation patches with the averaged weights. Training loss is noisy because every step sees
-# other patches.
+# **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr`
+# and `ssim` are measured on the fixed validation patches with the averaged weights. Training loss is noisy
+# because every step sees other patches.
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)
@@ -142,20 +147,21 @@ figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for
 figures.save(figure, results / "figures" / "pretrain_examples.png")
 
 # %% [markdown]
-# **What is to be seen** (validation head, middle axial slice of one patch). LR and HR (first and last row) do not change; SR starts as
-# LR, and gains what contrast at edges the steps of this run could teach.
+# **What is to be seen** (validation head, middle axial slice of one patch). LR and HR (first and last row) do
+# not change; SR starts as LR, and gains what contrast at edges the steps of this run could teach.
 
 # %%
 figure = figures.curves(history, curve.panels)
 figures.save(figure, results / "figures" / "pretrain_curves.png")
 figures.plt.close(figure)
 history.to_csv(results / "pretrain_history.csv", index=False)
-outputs = [runs / "pretrain" / "generator.safetensors"]
-write_json(results / "02_environment.json",
-           environment({"profile": profile, **training.describe_fabric(fabric), **vars(plan), **process}, outputs=outputs))
+outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
+used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patch_size": patch_size,
+        "patches": patches, "flips": flips, "validation_patches": validation_patches, **process}
+write_json(results / "02_environment.json", environment(used, outputs=outputs))
 
 # %% [markdown]
 # ## Recap
 #
-# The generator has the paper's 411,648 parameters and has learned with L1 alone. L1 rewards the mean of all sharp images
-# that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator for more.
+# The generator has the paper's 411,648 parameters and has learned with L1 alone. L1 rewards the mean of all
+# sharp images that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator for more.

@@ -14,10 +14,12 @@
 # %% [markdown]
 # # Train the GAN: mDCSRN against a WGAN-GP discriminator
 #
-# A second network learns to tell SR from HR, and the generator learns to please it a little while staying close to HR.
+# A second network learns to tell SR from HR, and the generator learns to please it a little while staying
+# close to HR.
 #
-# **Goals.** A true WGAN-GP with the paper's schedule; see that G learns, and when. **Inputs.** `runs/<profile>/prepared/`,
-# `runs/<profile>/pretrain/generator.safetensors`. **Outputs.** `runs/<profile>/gan/`: both networks, checkpoint, history.
+# **Goals.** A true WGAN-GP with the paper's schedule; see that G learns, and when. **Inputs.**
+# `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`. **Outputs.**
+# `runs/<profile>/gan/`: both networks, checkpoint, history.
 # **Time.** Half a minute on the smoke profile, some minutes on `demo`.
 
 # %% tags=["parameters"]
@@ -65,8 +67,8 @@ figures.banner(profile)
 # %% [markdown]
 # ## The discriminator
 #
-# > *The paper* (figure 2): SRGAN's discriminator in 3D, LayerNorm instead of BatchNorm, 64 to 512 maps, four convs of
-# > stride 2, dense 1024, dense 1.
+# > *The paper* (its figure): SRGAN's discriminator in 3D, LayerNorm instead of BatchNorm, 64 to 512 maps,
+# > four convs of stride 2, dense 1024, dense 1.
 #
 # The penalty of WGAN-GP speaks about the gradient at each sample on its own; BatchNorm would mix samples.
 
@@ -77,17 +79,18 @@ print(f"discriminator for cubes of {patch_size}: {count_parameters(discriminator
 # %% [markdown]
 # ## Losses
 #
-# $$\mathcal{L}_D = D(\mathrm{SR}) - D(\mathrm{HR}) + 10\,\left(\lVert \nabla_{\hat x} D(\hat x) \rVert_2 - 1\right)^2,
-# \qquad \hat x = \epsilon\,\mathrm{HR} + (1 - \epsilon)\,\mathrm{SR},\; \epsilon \sim U(0, 1)$$
+# $$\mathcal{L}_D = D(\mathrm{SR}) - D(\mathrm{HR}) + 10\,\left(\lVert \nabla_{\hat x} D(\hat x) \rVert_2 -
+# 1\right)^2, \qquad \hat x = \epsilon\,\mathrm{HR} + (1 - \epsilon)\,\mathrm{SR},\; \epsilon \sim U(0, 1)$$
 #
 # $$\mathcal{L}_G = \mathcal{L}_1 - 0.001\, D(\mathrm{SR})$$
 #
-# The original project is named after WGAN-GP but clips weights instead (to ±0.01), and its LeakyReLU of slope 1 is the
-# identity. Both are parameters here (`negative_slope`) or gone.
+# The original project is named after WGAN-GP but clips weights instead (to ±0.01), and its LeakyReLU of slope
+# 1 is the identity. Both are parameters here (`negative_slope`) or gone.
 #
 # ## Schedule
 #
-# > *The paper*: D alone for the first 10,000 steps; then 7 D steps for each G step; every 500 steps, 200 extra of D.
+# > *The paper*: D alone for the first 10,000 steps; then 7 D steps for each G step; every 500 steps, 200
+# > extra of D.
 #
 # It is a pure function of the step, so it can be looked at before anything is trained:
 
@@ -99,7 +102,8 @@ print("paper, from step 10,000:", "".join(training.gan_schedule(s) for s in rang
 # %% [markdown]
 # ## Training
 #
-# G keeps the BatchNorm statistics of pretraining, so what D judges is what is evaluated, and G changes in G steps alone.
+# G keeps the BatchNorm statistics of pretraining, so what D judges is what is evaluated, and G changes in G
+# steps alone.
 
 # %%
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
@@ -112,24 +116,29 @@ start = runs / "pretrain" / "generator.safetensors"
 # %%
 fabric = training.make_fabric(device, precision)
 plan = training.GanSettings(
-    steps=gan_steps, batch_size=batch_size, learning_rate=gan_learning_rate, warmup=gan_warmup, d_per_g=d_per_g,
-    extra_every=extra_every, extra=extra, adversarial_weight=adversarial_weight, penalty_weight=penalty_weight,
-    patch_size=patch_size, head=discriminator_head, negative_slope=negative_slope, width=discriminator_width,
-    seed=seed, every=gan_every, validate_every=gan_validate_every)
+    steps=gan_steps, batch_size=batch_size, learning_rate=gan_learning_rate, warmup=gan_warmup,
+    d_per_g=d_per_g, extra_every=extra_every, extra=extra, adversarial_weight=adversarial_weight,
+    penalty_weight=penalty_weight, patch_size=patch_size, head=discriminator_head,
+    negative_slope=negative_slope, width=discriminator_width, seed=seed, every=gan_every,
+    validate_every=gan_validate_every)
 panels = {"Wasserstein estimate": ["wasserstein"], "gradient penalty": ["penalty"], "L1 of G": ["l1"],
           "mean change of G's weights": ["weight_change"]}
 curve = figures.LiveCurve(panels)
-history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop, curve)
+history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
+                             curve)
 
 # %% [markdown]
-# **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is what D can tell the two
-# apart by, and rises while D alone learns; the penalty stays small once D's slope is near 1. L1 and the weight change
+# **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
+# what D can tell the two apart by, and rises while D alone learns; the penalty stays small once D's slope is
+# near 1. L1 and the weight change
 # have values only where G was trained: before the warm-up ends G does not move at all.
 
 # %%
-before, after = (history[history["g_steps"] == 0]["weight_change"], history[history["g_steps"] > 0]["weight_change"])
+change, trained = history["weight_change"], history["g_steps"] > 0
+before, after = change[~trained], change[trained]
 assert (before == 0).all() and (after > 0).all() and len(after)
-print(f"G moved in {history['g_steps'].iloc[-1]} of {gan_steps} steps, by {after.iloc[-1]:.2e} a weight on average")
+moves = history["g_steps"].iloc[-1]
+print(f"G moved in {moves} of {gan_steps} steps, by {after.iloc[-1]:.2e} a weight on average")
 
 # %% [markdown]
 # The original project's counter never let G train in this phase; the line above is the check that ours does.
@@ -144,8 +153,8 @@ last = history.dropna(subset=["psnr"]).iloc[-1][list(scores)] if "psnr" in histo
 pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN training", **last}]).round(4)
 
 # %% [markdown]
-# A GAN is not trained for PSNR: a small fall here is what the paper's method accepts for sharper texture. Whether there
-# is texture to gain in minutes of training is the question of `04_evaluate`.
+# A GAN is not trained for PSNR: a small fall here is what the paper's method accepts for sharper texture.
+# Whether there is texture to gain in minutes of training is the question of `04_evaluate`.
 
 # %%
 figure = figures.curves(history, panels)
@@ -153,12 +162,13 @@ figures.save(figure, results / "figures" / "gan_curves.png")
 figures.plt.close(figure)
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
-write_json(results / "03_environment.json",
-           environment({"profile": profile, **training.describe_fabric(fabric), **vars(plan), **process},
-                       inputs=[start], outputs=outputs))
+used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,
+        "flips": flips, "validation_crop": validation_crop, **process}
+write_json(results / "03_environment.json", environment(used, inputs=[start], outputs=outputs))
 
 # %% [markdown]
 # ## Recap
 #
-# Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G demonstrably moved.
+# Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G
+# demonstrably moved.
 # Next: `04_evaluate` compares it with everything else on heads that nobody has trained on.

@@ -16,9 +16,10 @@
 #
 # Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN.
 #
-# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; pictures that show where the errors are.
-# **Inputs.** `runs/<profile>/` of the notebooks before. **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`,
-# `table.md`, `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
+# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; pictures that show where the errors
+# are.
+# **Inputs.** `runs/<profile>/` of the notebooks before. **Outputs.** `results/<profile>/`: `metrics.csv`,
+# `summary.csv`, `table.md`, `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
 # **Time.** Half a minute on the smoke profile; a few minutes a head on a laptop.
 
 # %% tags=["parameters"]
@@ -55,10 +56,13 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %% [markdown]
 # ## Whole volumes
 #
-# A volume is cut into tiles that are read with a halo of 17 voxels, as far as the network sees, so the merged volume is
-# that of one pass over the whole: no seams. (*The original project* cut 3 voxels off each cube and merged the rest.)
+# A volume is cut into tiles that are read with a halo of 17 voxels, as far as the network sees, so the merged
+# volume is
+# that of one pass over the whole: no seams. (*The original project* cut 3 voxels off each cube and merged the
+# rest.)
 #
-# Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's input.
+# Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's
+# input.
 
 # %%
 tables, pictures = [], {}
@@ -74,7 +78,8 @@ scores = pd.concat(tables, ignore_index=True)
 # ## Numbers
 #
 # PSNR $= 10 \log_{10}(1 / \mathrm{MSE})$ dB, 3D SSIM with data range 1 (scikit-image's 7x7x7 window), NRMSE
-# $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. First over the whole volume, then in the brain alone.
+# $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. First over the whole volume, then
+# in the brain alone.
 
 # %%
 whole = evaluation.results_table(scores, "whole")
@@ -84,9 +89,10 @@ whole.round(4)
 evaluation.results_table(scores, "brain").round(4)
 
 # %% [markdown]
-# **Read with care.** Every row is one training run with one seed. `colin27` is one person, the mean of 27 scans: sharp and
-# without noise. `bb1` and `bb2`, if they are here, are two noisy single scans of one person; noise cannot be
-# predicted, so no method can score as high there. Networks were trained on group averages only.
+# **Read with care.** Every row is one training run with one seed. `colin27` is one person, the mean of 27
+# scans: sharp and without noise. `bb1` and `bb2`, if they are here, are two noisy single scans of one person;
+# noise cannot be predicted, so no method can score as high there. Networks were trained on group averages
+# only.
 #
 # Mean and SD over the test heads, with parameters and seconds a volume on this machine:
 
@@ -120,13 +126,15 @@ figure = figures.comparison(pictures[head.meta["id"]], head.hr, head.brain, f"{h
 figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 
 # %% [markdown]
-# **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel to edges in
-# the zero-filled image is what a network can remove first; new detail shows only where the error map grows paler.
+# **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel
+# to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
+# map grows paler.
 
 # %%
 for other in heads[1:]:
-    figure = figures.comparison(pictures[other.meta["id"]], other.hr, other.brain, f"{other.meta['id']} (test)")
-    figures.save(figure, results / "figures" / f"comparison_{other.meta['id']}.png")
+    name = other.meta["id"]
+    figure = figures.comparison(pictures[name], other.hr, other.brain, f"{name} (test)")
+    figures.save(figure, results / "figures" / f"comparison_{name}.png")
     figures.plt.close(figure)
 images = pictures[head.meta["id"]] | {"HR": head.hr}
 figures.save(figures.strip(images, head.brain), results / "figures" / "strip.png")
@@ -138,9 +146,9 @@ figures.save(figures.strip(images, head.brain), results / "figures" / "strip.png
 scores.to_csv(results / "metrics.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(evaluation.as_markdown(whole))
-write_json(results / "environment.json",
-           environment({"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, **process},
-                       inputs=list(weights.values()), outputs=[results / "metrics.csv"]))
+used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, "runs": 1, **process}
+files = environment(used, inputs=list(weights.values()), outputs=[results / "metrics.csv"])
+write_json(results / "environment.json", files)
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 
 # %% [markdown]

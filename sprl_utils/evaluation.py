@@ -22,17 +22,19 @@ from sprl_utils.volumes import foreground_mask
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
 
 
-def reconstruct(subject: Prepared, generators: dict[str, nn.Module], memory_gib: float = 4.0,
-                skip_air: bool = True) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def reconstruct(
+    subject: Prepared, generators: dict[str, nn.Module], memory_gib: float = 4.0, skip_air: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """HR-grid images of one head by every method, and the seconds each took.
 
     Args:
         generators: method name -> network, run on the zero-filled LR.
-        skip_air: copy boxes of the LR image that hold only air (found in LR) instead of running the network there.
+        skip_air: copy boxes of the LR image that hold only air (found in LR) instead of running the network
+            there.
 
     Returns:
-        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the coarse
-        image and are left out where only an LR volume is known (the subject came with its own).
+        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the
+        coarse image and are left out where only an LR volume is known (the subject came with its own).
     """
     images, seconds = {}, {}
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
@@ -44,13 +46,18 @@ def reconstruct(subject: Prepared, generators: dict[str, nn.Module], memory_gib:
     voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
     foreground = foreground_mask(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
-        images[name], seconds[name] = _timed(super_resolve, lr, generator, memory_gib=memory_gib,
-                                             foreground=foreground)
+        images[name], seconds[name] = _timed(
+            super_resolve, lr, generator, memory_gib=memory_gib, foreground=foreground
+        )
     return images, seconds
 
 
-def score(subject: Prepared, images: dict[str, np.ndarray], seconds: dict[str, float],
-          generators: dict[str, nn.Module]) -> pd.DataFrame:
+def score(
+    subject: Prepared,
+    images: dict[str, np.ndarray],
+    seconds: dict[str, float],
+    generators: dict[str, nn.Module],
+) -> pd.DataFrame:
     """One row for each method and region (whole volume, brain): metrics, parameters, seconds a volume."""
     masks = {"whole": None, "brain": np.asarray(subject.brain)}
     hr = np.asarray(subject.hr)
@@ -58,8 +65,10 @@ def score(subject: Prepared, images: dict[str, np.ndarray], seconds: dict[str, f
     for name, image in images.items():
         parameters = count_parameters(generators[name]) if name in generators else 0
         facts = {"subject": subject.meta["id"], "kind": subject.meta["kind"], "method": name}
-        rows += [facts | row | {"parameters": parameters, "seconds": round(seconds[name], 2)}
-                 for row in metrics.evaluate(image, hr, masks)]
+        rows += [
+            facts | row | {"parameters": parameters, "seconds": round(seconds[name], 2)}
+            for row in metrics.evaluate(image, hr, masks)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -74,8 +83,10 @@ def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
 def as_markdown(table: pd.DataFrame) -> str:
     """A `results_table` as Markdown: PSNR in dB with two decimals, SSIM and NRMSE with four."""
     heads = list(dict.fromkeys(head for head, _ in table.columns))
-    lines = ["| method | " + " | ".join(f"{h}: PSNR / SSIM / NRMSE" for h in heads) + " |",
-             "|---" * (len(heads) + 1) + "|"]
+    lines = [
+        "| method | " + " | ".join(f"{h}: PSNR / SSIM / NRMSE" for h in heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
     for method, row in table.iterrows():
         cells = ["{:.2f} / {:.4f} / {:.4f}".format(*(row[(h, m)] for m in metrics.METRICS)) for h in heads]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")

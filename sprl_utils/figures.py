@@ -1,4 +1,5 @@
-"""Every picture of the study. Slices are shown as a radiology viewer does: nose or crown up, file axes x, y, z.
+"""Every picture of the study. Slices are shown as a radiology viewer does: nose or crown up, file axes x, y,
+z.
 
 Figures of heads are cut to the brain, because some of the test heads have a face.
 """
@@ -26,8 +27,12 @@ PLANES = ("sagittal (x)", "coronal (y)", "axial (z)")
 def banner(profile: str) -> None:
     """Say loudly that a smoke run's numbers are not results."""
     if profile == "smoke":
-        display(Markdown("> **SMOKE RUN**: cropped heads and a handful of training steps, to see that everything "
-                         "works. Numbers and pictures below are *not* results; those are in `results/demo/`."))
+        display(
+            Markdown(
+                "> **SMOKE RUN**: cropped heads and a handful of training steps, to see that everything "
+                "works. Numbers and pictures below are *not* results; those are in `results/demo/`."
+            )
+        )
 
 
 def brain_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, ...]:
@@ -41,16 +46,21 @@ def brain_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, ...]:
 
 def _show(ax: Axes, image: np.ndarray, axis: int, index: int, **style) -> None:
     """One slice, second remaining axis upwards."""
-    ax.imshow(np.take(image, index, axis=axis).T, origin="lower", interpolation="nearest",
-              **{"cmap": "gray", "vmin": 0, "vmax": 1} | style)
+    ax.imshow(
+        np.take(image, index, axis=axis).T,
+        origin="lower",
+        interpolation="nearest",
+        **{"cmap": "gray", "vmin": 0, "vmax": 1} | style,
+    )
     ax.set_xticks([])
     ax.set_yticks([])
 
 
 def three_planes(images: dict[str, np.ndarray], title: str = "") -> Figure:
     """The middle slice of each image (columns) in each of three planes (rows)."""
-    figure, axes = plt.subplots(3, len(images), figsize=(2.7 * len(images), 7.6), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        3, len(images), figsize=(2.7 * len(images), 7.6), squeeze=False, layout="constrained"
+    )
     for column, (name, image) in enumerate(images.items()):
         for axis in range(3):
             _show(axes[axis, column], image, axis, image.shape[axis] // 2)
@@ -68,7 +78,11 @@ def kspace_before_after(hr: np.ndarray, lr: np.ndarray) -> Figure:
         plane = spectrum(image)[image.shape[0] // 2]
         top = plane.max() if top is None else top
         ax.imshow(plane.T, origin="lower", cmap="magma", vmin=0, vmax=top)
-        ax.set(title=f"k-space of {name}, log$_{{10}}$(1 + |F|)", xlabel="$k_y$ (samples)", ylabel="$k_z$ (samples)")
+        ax.set(
+            title=f"k-space of {name}, log$_{{10}}$(1 + |F|)",
+            xlabel="$k_y$ (samples)",
+            ylabel="$k_z$ (samples)",
+        )
     return figure
 
 
@@ -85,7 +99,9 @@ def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: 
         u, v = (a for a in range(3) if a != axis)
         for low in patches:
             if low[axis] <= middle < low[axis] + patch_size:
-                ax.add_patch(Rectangle((low[u], low[v]), patch_size, patch_size, fill=False, color="tab:orange"))
+                ax.add_patch(
+                    Rectangle((low[u], low[v]), patch_size, patch_size, fill=False, color="tab:orange")
+                )
         ax.set(title=PLANES[axis], xlim=(box[u].start, box[u].stop), ylim=(box[v].start, box[v].stop))
     return figure
 
@@ -96,8 +112,9 @@ def examples(steps: dict[str, np.ndarray]) -> Figure:
     Args:
         steps: title -> array ``(3, x, y, z)`` of LR, SR, HR.
     """
-    figure, axes = plt.subplots(3, len(steps), figsize=(1.9 * len(steps) + 0.4, 5.8), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        3, len(steps), figsize=(1.9 * len(steps) + 0.4, 5.8), squeeze=False, layout="constrained"
+    )
     for column, (title, images) in enumerate(steps.items()):
         for row, name in enumerate(("LR", "SR", "HR")):
             _show(axes[row, column], images[row], 2, images.shape[-1] // 2)
@@ -106,8 +123,13 @@ def examples(steps: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def comparison(images: dict[str, np.ndarray], hr: np.ndarray, brain: np.ndarray, title: str = "",
-               error_range: float = 0.2) -> Figure:
+def comparison(
+    images: dict[str, np.ndarray],
+    hr: np.ndarray,
+    brain: np.ndarray,
+    title: str = "",
+    error_range: float = 0.2,
+) -> Figure:
     """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
 
     Args:
@@ -118,21 +140,34 @@ def comparison(images: dict[str, np.ndarray], hr: np.ndarray, brain: np.ndarray,
     box = brain_box(brain)
     hr = hr[box]
     shown = {name: image[box] for name, image in images.items()} | {"HR": hr}
-    figure, axes = plt.subplots(7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False, layout="constrained"
+    )
     for column, (name, image) in enumerate(shown.items()):
         for axis in range(3):
             middle = hr.shape[axis] // 2
             _show(axes[2 * axis, column], image, axis, middle)
-            _show(axes[2 * axis + 1, column], image - hr, axis, middle, cmap="RdBu_r",
-                  vmin=-error_range, vmax=error_range)
+            _show(
+                axes[2 * axis + 1, column],
+                image - hr,
+                axis,
+                middle,
+                cmap="RdBu_r",
+                vmin=-error_range,
+                vmax=error_range,
+            )
             axes[2 * axis, 0].set_ylabel(PLANES[axis])
             axes[2 * axis + 1, 0].set_ylabel(f"minus HR, ±{error_range:g}")
         zoom = _zoom_box(hr.shape)
         _show(axes[6, column], image[zoom], 2, 0)
         axes[6, 0].set_ylabel("zoom, axial")
-        outline = Rectangle((zoom[0].start, zoom[1].start), zoom[0].stop - zoom[0].start,
-                            zoom[1].stop - zoom[1].start, fill=False, color="tab:orange")
+        outline = Rectangle(
+            (zoom[0].start, zoom[1].start),
+            zoom[0].stop - zoom[0].start,
+            zoom[1].stop - zoom[1].start,
+            fill=False,
+            color="tab:orange",
+        )
         axes[4, column].add_patch(outline)
         axes[0, column].set_title(name)
     figure.suptitle(title)
@@ -148,8 +183,9 @@ def _zoom_box(shape: Sequence[int]) -> tuple[slice, slice, slice]:
 def strip(images: dict[str, np.ndarray], brain: np.ndarray, axis: int = 2) -> Figure:
     """One slice through each image, side by side, cut to the brain: the picture for a front page."""
     box = brain_box(brain)
-    figure, axes = plt.subplots(1, len(images), figsize=(3.2 * len(images), 4.2), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(3.2 * len(images), 4.2), squeeze=False, layout="constrained"
+    )
     for ax, (name, image) in zip(axes[0], images.items(), strict=True):
         _show(ax, image[box], axis, image[box].shape[axis] // 2)
         ax.set_title(name)
@@ -160,8 +196,11 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
     """PSNR, SSIM and NRMSE of each method, grouped by head."""
     inside = scores[scores["region"] == region]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    labels = {"psnr": "PSNR (dB), higher is better", "ssim": "SSIM, higher is better",
-              "nrmse": "NRMSE, lower is better"}
+    labels = {
+        "psnr": "PSNR (dB), higher is better",
+        "ssim": "SSIM, higher is better",
+        "nrmse": "NRMSE, lower is better",
+    }
     for ax, (metric, label) in zip(axes, labels.items(), strict=True):
         table = inside.pivot(index="subject", columns="method", values=metric)
         table = table.loc[inside["subject"].unique(), inside["method"].unique()]
@@ -169,8 +208,11 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
         low, high = table.to_numpy().min(), table.to_numpy().max()
         ax.set(title=label, ylim=(low - 0.3 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6)))
     axes[0].legend(fontsize=7, ncols=2)
-    figure.suptitle(f"test heads, {region} volume; bars do not start at 0" if region == "whole"
-                    else f"test heads, {region}; bars do not start at 0")
+    figure.suptitle(
+        f"test heads, {region} volume; bars do not start at 0"
+        if region == "whole"
+        else f"test heads, {region}; bars do not start at 0"
+    )
     return figure
 
 
@@ -180,8 +222,9 @@ def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
     Args:
         panels: axis label -> columns drawn there; columns that the history lacks are left out.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.1), squeeze=False,
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.1), squeeze=False, layout="constrained"
+    )
     for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
             if column in history:

@@ -18,13 +18,19 @@ BYTES_PER_VOXEL = 2200
 
 
 @torch.inference_mode()
-def super_resolve(volume: np.ndarray, generator: nn.Module, halo: int | None = None, memory_gib: float = 4.0,
-                  foreground: np.ndarray | None = None,
-                  progress: Callable[[list[Tile]], Iterable[Tile]] = iter) -> np.ndarray:
+def super_resolve(
+    volume: np.ndarray,
+    generator: nn.Module,
+    halo: int | None = None,
+    memory_gib: float = 4.0,
+    foreground: np.ndarray | None = None,
+    progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
+) -> np.ndarray:
     """Run a generator over a volume.
 
     The volume is cut into tiles that are read with a halo, and the halo is thrown away. With a halo of the
-    generator's receptive radius (17 for the default) the result is that of one pass over the whole volume: no seams.
+    generator's receptive radius (17 for the default) the result is that of one pass over the whole volume: no
+    seams.
 
     Args:
         volume: float32 ``(x, y, z)`` of any shape, on the scale the generator was trained with.
@@ -38,7 +44,8 @@ def super_resolve(volume: np.ndarray, generator: nn.Module, halo: int | None = N
         float32 volume of the same shape.
 
     Raises:
-        ValueError: not three axes, not finite, a foreground of another shape, or too little memory for one tile.
+        ValueError: not three axes, not finite, a foreground of another shape, or too little memory for one
+            tile.
     """
     volume = np.asarray(volume)
     if volume.ndim != 3:
@@ -46,7 +53,9 @@ def super_resolve(volume: np.ndarray, generator: nn.Module, halo: int | None = N
     if not np.isfinite(volume).all():
         raise ValueError("super-resolve: expected finite voxels, found NaN or Inf")
     if foreground is not None and foreground.shape != volume.shape:
-        raise ValueError(f"super-resolve: foreground: expected shape {volume.shape}, found {foreground.shape}")
+        raise ValueError(
+            f"super-resolve: foreground: expected shape {volume.shape}, found {foreground.shape}"
+        )
     reach = getattr(generator, "receptive_radius", DEFAULT_HALO)
     halo = reach if halo is None else halo
     tiles = plan_tiles(volume.shape, halo, int(memory_gib * 2**30 / BYTES_PER_VOXEL))
@@ -57,7 +66,9 @@ def super_resolve(volume: np.ndarray, generator: nn.Module, halo: int | None = N
     was_training = generator.training
     generator.eval()
     try:
-        return stitch(volume, progress(tiles), lambda box, tile: _run_tile(box, tile, generator, halo, on_the_way))
+        return stitch(
+            volume, progress(tiles), lambda box, tile: _run_tile(box, tile, generator, halo, on_the_way)
+        )
     finally:
         generator.train(was_training)
 
@@ -65,14 +76,16 @@ def super_resolve(volume: np.ndarray, generator: nn.Module, halo: int | None = N
 def _run_tile(box: np.ndarray, tile: Tile, generator: nn.Module, halo: int, on_the_way: bool) -> np.ndarray:
     """The inner box of one tile; ``box`` holds the voxels of its outer one."""
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
-    x = torch.from_numpy(np.array(box, dtype=np.float32))[None, None].to(device)     # (1, 1, D, H, W)
+    x = torch.from_numpy(np.array(box, dtype=np.float32))[None, None].to(device)  # (1, 1, D, H, W)
     cut = NOTHING_CUT
     if on_the_way:
-        cut = tuple((int(c.start == halo), int(n - c.stop == halo))
-                    for c, n in zip(tile.crop, box.shape, strict=True))
+        cut = tuple(
+            (int(c.start == halo), int(n - c.stop == halo)) for c, n in zip(tile.crop, box.shape, strict=True)
+        )
         y = generator.forward_tile(x, cut)
     else:
         y = generator(x)
-    crop = tuple(slice(c.start - low * halo, c.stop - low * halo)
-                 for c, (low, _) in zip(tile.crop, cut, strict=True))
+    crop = tuple(
+        slice(c.start - low * halo, c.stop - low * halo) for c, (low, _) in zip(tile.crop, cut, strict=True)
+    )
     return y[0, 0][crop].float().cpu().numpy()

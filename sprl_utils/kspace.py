@@ -1,7 +1,7 @@
 """Make a low-resolution (LR) image from a high-resolution (HR) one by cutting k-space, and bring it back up.
 
-Volumes are float32 ``(x, y, z)``. A scan of lower resolution measures fewer k-space samples: keeping the centre of
-k-space is how the paper (section 3.1) and this study make LR from HR.
+Volumes are float32 ``(x, y, z)``. A scan of lower resolution measures fewer k-space samples: keeping the
+centre of k-space is how the paper and this study make LR from HR.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _check_volume(volume: np.ndarray) -> None:
 
 
 def _cut_axis(image: np.ndarray, axis: int, keep: int, zero_fill: bool) -> np.ndarray:
-    """Cut k-space along one axis; the image comes back complex, on the old grid or on one of ``keep`` samples."""
+    """Cut k-space along one axis; the complex image comes back on the old grid or on ``keep`` samples."""
     n = image.shape[axis]
     spectrum = np.moveaxis(fft.fft(image, axis=axis, workers=-1), axis, 0)
     inside = fft.ifftshift(np.isin(np.arange(n), np.arange(n)[kept_slice(n, keep)]))
@@ -70,9 +70,10 @@ def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool) -> np.ndarray:
 
 
 def truncate_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
-    """LR on the HR grid: cut the outer k-space, zero-fill, magnitude (the paper's degradation, section 3.1).
+    """LR on the HR grid: cut the outer k-space, zero-fill, magnitude (the paper's degradation).
 
-    In fftshift order the samples ``n // 2 - keep // 2 ... + keep`` of each axis stay. Intensities keep HR's scale.
+    In fftshift order the samples ``n // 2 - keep // 2 ... + keep`` of each axis stay. Intensities keep HR's
+    scale.
 
     Args:
         volume: real ``(x, y, z)``.
@@ -96,7 +97,7 @@ def crop_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
 
 
 def interpolate(coarse: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    """Bring a `crop_kspace` image to the HR grid by nearest (order 0), linear (1) or cubic spline (3) interpolation.
+    """Interpolate a `crop_kspace` image to the HR grid: nearest (order 0), linear (1) or cubic spline (3).
 
     Beyond the last sample the last value is taken: wrapping around would mix the neck into the crown.
     """
@@ -106,7 +107,7 @@ def interpolate(coarse: np.ndarray, shape: Sequence[int], order: int) -> np.ndar
             continue
         steps = [1.0] * image.ndim
         steps[axis] = image.shape[axis] / n
-        size = (*image.shape[:axis], n, *image.shape[axis + 1:])
+        size = (*image.shape[:axis], n, *image.shape[axis + 1 :])
         image = ndimage.affine_transform(image, steps, output_shape=size, order=order, mode="nearest")
     return image
 
@@ -114,8 +115,8 @@ def interpolate(coarse: np.ndarray, shape: Sequence[int], order: int) -> np.ndar
 def original_lr(volume: np.ndarray, axes: Sequence[int] = (1, 2)) -> np.ndarray:
     """The original project's MATLAB recipe, defects included: LR scaled by its OWN maximum, as int16.
 
-    Divide by 4095; centred FFT; on each of ``axes`` zero ``round(n / 2.5)`` samples at either end (64 of 320 stay);
-    inverse FFT; magnitude; divide by its own maximum; times 4095, rounded half away from zero.
+    Divide by 4095; centred FFT; on each of ``axes`` zero ``round(n / 2.5)`` samples at either end (64 of 320
+    stay); inverse FFT; magnitude; divide by its own maximum; times 4095, rounded half away from zero.
 
     Returns:
         int16 volume of the same shape, values 0..4095.

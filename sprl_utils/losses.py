@@ -1,11 +1,11 @@
-"""The losses: L1, and WGAN-GP (Gulrajani et al., arXiv 1704.00028) as the paper uses it (section 2.2)."""
+"""The losses: L1, and WGAN-GP (Gulrajani et al., arXiv 1704.00028) as the paper uses it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-#: Weight of the WGAN term in the generator's loss (paper, section 2.2).
+#: Weight of the WGAN term in the generator's loss (paper).
 ADVERSARIAL_WEIGHT = 0.001
 #: Weight of the gradient penalty: WGAN-GP's own; the paper's is not known.
 PENALTY_WEIGHT = 10.0
@@ -25,12 +25,17 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, share
     """
     share = share.view(-1, 1, 1, 1, 1)
     x = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)   # (N, 1, D, H, W)
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)  # (N, 1, D, H, W)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
-def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor, share: Tensor,
-                       penalty_weight: float = PENALTY_WEIGHT) -> tuple[Tensor, dict[str, Tensor]]:
+def discriminator_loss(
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    share: Tensor,
+    penalty_weight: float = PENALTY_WEIGHT,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """WGAN-GP's loss ``D(fake) - D(real) + weight * penalty``, and its parts.
 
     ``wasserstein`` is the discriminator's estimate ``D(real) - D(fake)`` of the distance between both.
@@ -42,8 +47,9 @@ def discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor, sha
     return loss, {"wasserstein": wasserstein.detach(), "penalty": penalty.detach()}
 
 
-def generator_loss(discriminator: nn.Module, sr: Tensor, hr: Tensor,
-                   adversarial_weight: float = ADVERSARIAL_WEIGHT) -> tuple[Tensor, dict[str, Tensor]]:
+def generator_loss(
+    discriminator: nn.Module, sr: Tensor, hr: Tensor, adversarial_weight: float = ADVERSARIAL_WEIGHT
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The paper's ``L1 + 0.001 * (-D(SR))``, and its parts."""
     l1, adversarial = l1_loss(sr, hr), -discriminator(sr).mean()
     return l1 + adversarial_weight * adversarial, {"l1": l1.detach(), "adversarial": adversarial.detach()}

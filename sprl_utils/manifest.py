@@ -79,6 +79,7 @@ REQUIRED = COLUMNS[:3]
 
 # ---- read, check, write -------------------------------------------------------------------------------
 
+
 def read_manifest(path: str | os.PathLike) -> list[Subject]:
     """Read and check a manifest. Paths of local files come back absolute, taken from the CSV's own folder.
 
@@ -93,16 +94,18 @@ def read_manifest(path: str | os.PathLike) -> list[Subject]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"manifest {path}: expected a CSV file, "
-                         f"found one that cannot be read ({error})") from error
+        raise ValueError(
+            f"manifest {path}: expected a CSV file, found one that cannot be read ({error})"
+        ) from error
     if not rows:
         raise ValueError(f"manifest {path}: expected a header and one row a subject, found no subject")
     _check_columns(rows[0], path)
     subjects = [_parse(row, path) for row in rows]
     for subject_id, count in Counter(s.id for s in subjects).items():
         if count > 1:
-            raise ValueError(f"subject {subject_id}: manifest {path}: expected each id once, "
-                             f"found it {count} times")
+            raise ValueError(
+                f"subject {subject_id}: manifest {path}: expected each id once, found it {count} times"
+            )
     _check_groups(subjects, f"manifest {path}")
     return subjects
 
@@ -110,11 +113,13 @@ def read_manifest(path: str | os.PathLike) -> list[Subject]:
 def _check_columns(row: dict, path: Path) -> None:
     found = [name for name in row if name]  # a trailing comma makes a column without a name
     if missing := [name for name in REQUIRED if name not in found]:
-        raise ValueError(f"manifest {path}: expected the columns {','.join(REQUIRED)}, "
-                         f"found no {','.join(missing)}")
+        raise ValueError(
+            f"manifest {path}: expected the columns {','.join(REQUIRED)}, found no {','.join(missing)}"
+        )
     if unknown := [name for name in found if name not in COLUMNS]:
-        raise ValueError(f"manifest {path}: expected columns out of {','.join(COLUMNS)}, "
-                         f"found {','.join(unknown)}")
+        raise ValueError(
+            f"manifest {path}: expected columns out of {','.join(COLUMNS)}, found {','.join(unknown)}"
+        )
 
 
 def _parse(row: dict, path: Path) -> Subject:
@@ -125,36 +130,65 @@ def _parse(row: dict, path: Path) -> Subject:
 
     def require(ok: object, what: str, expected: str, found: object) -> None:
         if not ok:
-            raise ValueError(f"subject {subject_id or '(no id)'}: manifest {path}: {what}: "
-                             f"expected {expected}, found {found!r}")
+            raise ValueError(
+                f"subject {subject_id or '(no id)'}: manifest {path}: {what}: "
+                f"expected {expected}, found {found!r}"
+            )
 
     require(re.fullmatch(r"\w[\w.-]*", subject_id), "id", "letters, digits, '.', '-' or '_'", subject_id)
     require(not any(nameless), "row", "no more values than columns", ",".join(filter(None, nameless)))
-    require(SOURCE.fullmatch(values["source"]), "source", "pypi:NAME==VERSION, npm:NAME@VERSION or local",
-            values["source"])
+    require(
+        SOURCE.fullmatch(values["source"]),
+        "source",
+        "pypi:NAME==VERSION, npm:NAME@VERSION or local",
+        values["source"],
+    )
     local = values["source"] == "local"
     members = [member.strip() for member in values["member"].split(";")]
-    require(all(members) and len({Path(m).name for m in members}) == len(members), "member",
-            "one file, or several of different names joined by ';'", values["member"])
-    require(local or not values["lr"], "lr", "none for a package (only local subjects bring their own)",
-            values["lr"])
+    require(
+        all(members) and len({Path(m).name for m in members}) == len(members),
+        "member",
+        "one file, or several of different names joined by ';'",
+        values["member"],
+    )
+    require(
+        local or not values["lr"],
+        "lr",
+        "none for a package (only local subjects bring their own)",
+        values["lr"],
+    )
     hashes = values["sha256"].lower().split(";")
-    require(not values["sha256"] or (len(hashes) == len(members)
-                                     and all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes)),
-            "sha256", f"{len(members)} of 64 hexadecimal digits", values["sha256"])
+    require(
+        not values["sha256"]
+        or (len(hashes) == len(members) and all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes)),
+        "sha256",
+        f"{len(members)} of 64 hexadecimal digits",
+        values["sha256"],
+    )
     require(values["split"] in ("", *SPLITS), "split", f"one of {', '.join(SPLITS)} or none", values["split"])
     axes = values["axes"] or "1 2"
-    require(re.fullmatch("[012]( [012]){0,2}", axes) and len(set(axes.split())) == len(axes.split()), "axes",
-            "different ones of 0 1 2, with spaces between", axes)
+    require(
+        re.fullmatch("[012]( [012]){0,2}", axes) and len(set(axes.split())) == len(axes.split()),
+        "axes",
+        "different ones of 0 1 2, with spaces between",
+        axes,
+    )
     kind = values["kind"] or "person"
     require(kind in KINDS, "kind", " or ".join(KINDS), kind)
 
     if local:
         members = [_absolute(member, path) for member in members]
-    return Subject(**values | {
-        "member": ";".join(members), "lr": values["lr"] and _absolute(values["lr"], path),
-        "sha256": values["sha256"].lower(), "group": values["group"] or subject_id,
-        "axes": tuple(int(axis) for axis in axes.split()), "kind": kind})
+    return Subject(
+        **values
+        | {
+            "member": ";".join(members),
+            "lr": values["lr"] and _absolute(values["lr"], path),
+            "sha256": values["sha256"].lower(),
+            "group": values["group"] or subject_id,
+            "axes": tuple(int(axis) for axis in axes.split()),
+            "kind": kind,
+        }
+    )
 
 
 def _absolute(file: str, manifest: Path) -> str:
@@ -168,9 +202,11 @@ def _check_groups(subjects: Iterable[Subject], where: str) -> None:
         if subject.split:
             other = first.setdefault(subject.group, subject)
             if other.split != subject.split:
-                raise ValueError(f"subject {subject.id}: {where}: expected leakage group {subject.group} "
-                                 f"in one split, found {other.id} in {other.split} "
-                                 f"and {subject.id} in {subject.split}")
+                raise ValueError(
+                    f"subject {subject.id}: {where}: expected leakage group {subject.group} "
+                    f"in one split, found {other.id} in {other.split} "
+                    f"and {subject.id} in {subject.split}"
+                )
 
 
 def write_manifest(subjects: Iterable[Subject], path: str | os.PathLike) -> None:
@@ -191,8 +227,13 @@ def write_manifest(subjects: Iterable[Subject], path: str | os.PathLike) -> None
 
 # ---- split --------------------------------------------------------------------------------------------
 
-def assign_splits(subjects: Sequence[Subject], rule: str = "seeded", seed: int = 0,
-                  shares: Sequence[float] = (0.7, 0.1, 0.1, 0.1)) -> list[Subject]:
+
+def assign_splits(
+    subjects: Sequence[Subject],
+    rule: str = "seeded",
+    seed: int = 0,
+    shares: Sequence[float] = (0.7, 0.1, 0.1, 0.1),
+) -> list[Subject]:
     """Give a split to the subjects that have none; the others keep theirs.
 
     Args:
@@ -243,6 +284,7 @@ def _seeded_splits(subjects: Sequence[Subject], seed: int, shares: Sequence[floa
 
 # ---- the Human Connectome Project ---------------------------------------------------------------------
 
+
 def hcp_subjects(root: str | os.PathLike, ids_csv: str | os.PathLike, own_lr: bool = False) -> list[Subject]:
     """Subjects in the HCP's folder layout: ``<root>/<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
 
@@ -261,10 +303,21 @@ def hcp_subjects(root: str | os.PathLike, ids_csv: str | os.PathLike, own_lr: bo
     lrs = {i: folder / f"{i}_LR.mat" for i, folder in folders.items()} if own_lr else {}
     missing = [(i, file) for files in (volumes, lrs) for i, file in files.items() if not file.is_file()]
     if missing:
-        raise FileNotFoundError(f"subject {missing[0][0]}: expected {missing[0][1]}, found no such file "
-                                f"({len(missing)} of {len(volumes) + len(lrs)} files are missing)")
-    return [Subject(i, "local", str(volumes[i]), lr=str(lrs.get(i, "")), group=i,
-                    licence="HCP open access data use terms") for i in ids]
+        raise FileNotFoundError(
+            f"subject {missing[0][0]}: expected {missing[0][1]}, found no such file "
+            f"({len(missing)} of {len(volumes) + len(lrs)} files are missing)"
+        )
+    return [
+        Subject(
+            i,
+            "local",
+            str(volumes[i]),
+            lr=str(lrs.get(i, "")),
+            group=i,
+            licence="HCP open access data use terms",
+        )
+        for i in ids
+    ]
 
 
 def _read_ids(path: Path) -> list[str]:
@@ -278,15 +331,18 @@ def _read_ids(path: Path) -> list[str]:
         raise ValueError(f"subject list {path}: expected subject ids in the first column, found none")
     for subject_id, count in Counter(ids).items():
         if not subject_id.isdigit():
-            raise ValueError(f"subject {subject_id}: list {path}: expected an id of digits, "
-                             f"found {subject_id!r}")
+            raise ValueError(
+                f"subject {subject_id}: list {path}: expected an id of digits, found {subject_id!r}"
+            )
         if count > 1:
-            raise ValueError(f"subject {subject_id}: list {path}: expected each id once, "
-                             f"found it {count} times")
+            raise ValueError(
+                f"subject {subject_id}: list {path}: expected each id once, found it {count} times"
+            )
     return ids
 
 
 # ---- fetch --------------------------------------------------------------------------------------------
+
 
 def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
     """Paths of the subject's HR files, in the order of ``member``, fetched to ``cache/<id>/`` if missing.
@@ -302,8 +358,9 @@ def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
     return _fetch_source(subject.source, [subject], Path(cache))[subject.id]
 
 
-def fetch_all(subjects: Iterable[Subject], cache: str | os.PathLike,
-              log: Callable[[str], object] = print) -> dict[str, list[Path]]:
+def fetch_all(
+    subjects: Iterable[Subject], cache: str | os.PathLike, log: Callable[[str], object] = print
+) -> dict[str, list[Path]]:
     """`fetch` for many, by id: each package is downloaded once and then deleted.
 
     Subjects that need npm are left out, with a line to ``log``, where npm or the package cannot be had.
@@ -355,8 +412,11 @@ def _is_cached(subject: Subject, cache: Path) -> bool:
             return False
         found = _sha256(file)
         if expected and found != expected:
-            warnings.warn(f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
-                          "fetching it again", stacklevel=4)
+            warnings.warn(
+                f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
+                "fetching it again",
+                stacklevel=4,
+            )
             return False
     return True
 
@@ -375,8 +435,20 @@ def _download(source: str, folder: str) -> Path:
     """Download one package into an empty folder; returns the wheel or tarball."""
     index, spec = source.split(":", 1)
     if index == "pypi":
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-                   "--no-deps", "--only-binary", ":all:", "--dest", folder, spec]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            spec,
+        ]
     else:
         npm = shutil.which("npm")
         if npm is None:
@@ -417,8 +489,12 @@ def _read_member(subject: Subject, archive: Path, member: str) -> bytes:
                 raise KeyError(member)
             return stream.read()
     except KeyError as error:
-        raise ValueError(f"subject {subject.id}: {subject.source}: expected the file {member}, "
-                         "found none of that name in the package") from error
+        raise ValueError(
+            f"subject {subject.id}: {subject.source}: expected the file {member}, "
+            "found none of that name in the package"
+        ) from error
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"subject {subject.id}: {subject.source}: expected a package, found {archive.name}, "
-                         f"which cannot be read ({error})") from error
+        raise ValueError(
+            f"subject {subject.id}: {subject.source}: expected a package, found {archive.name}, "
+            f"which cannot be read ({error})"
+        ) from error

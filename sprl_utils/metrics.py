@@ -52,8 +52,15 @@ def evaluate(image: np.ndarray, reference: np.ndarray, masks: dict[str, np.ndarr
         masks: region name -> bool mask, or None for the whole volume.
     """
     local = ssim_map(image, reference)
-    return [{"region": region, "psnr": psnr(image, reference, mask), "ssim": _mean_ssim(local, mask),
-             "nrmse": nrmse(image, reference, mask)} for region, mask in masks.items()]
+    return [
+        {
+            "region": region,
+            "psnr": psnr(image, reference, mask),
+            "ssim": _mean_ssim(local, mask),
+            "nrmse": nrmse(image, reference, mask),
+        }
+        for region, mask in masks.items()
+    ]
 
 
 def summarise(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -67,7 +74,9 @@ def summarise(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def _check(image: np.ndarray, reference: np.ndarray) -> None:
     if image.shape != reference.shape:
-        raise ValueError(f"metrics: expected two volumes of one shape, found {image.shape} and {reference.shape}")
+        raise ValueError(
+            f"metrics: expected two volumes of one shape, found {image.shape} and {reference.shape}"
+        )
 
 
 def _difference(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

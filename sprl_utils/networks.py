@@ -21,7 +21,7 @@ NOTHING_CUT: Sides = ((0, 0), (0, 0), (0, 0))
 
 
 class DenseUnit(nn.Module):
-    """BatchNorm, ELU, 3x3x3 conv to ``growth_rate`` maps (paper, figure 2: one unit of a dense block)."""
+    """BatchNorm, ELU, 3x3x3 conv to ``growth_rate`` maps (one unit in the paper's figure)."""
 
     def __init__(self, in_channels: int, growth_rate: int):
         super().__init__()
@@ -47,17 +47,18 @@ class DenseBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """mDCSRN, the paper's "b4u4": one map in, one map of the same size out, no up-sampling and no global skip.
+    """mDCSRN, the paper's "b4u4": one map in, one of the same size out, no up-sampling, no global skip.
 
-    A first conv makes ``2 * growth_rate`` maps. Before each block but the first, a 1x1x1 "compressor" brings the
-    first conv's maps and all block outputs so far back to that number; a last 1x1x1 conv reconstructs from all.
-    The default has 411,648 parameters. Parameter names are those of the original project's checkpoints.
+    A first conv makes ``2 * growth_rate`` maps. Before each block but the first, a 1x1x1 "compressor" brings
+    the first conv's maps and all block outputs so far back to that number; a last 1x1x1 conv reconstructs
+    from all. The default has 411,648 parameters. Parameter names are those of the original project's
+    checkpoints.
 
     Args:
         growth_rate: maps that each unit adds (k = 16 in the paper).
         blocks, units: dense blocks, and units in each.
-        init: ``"kaiming"`` (the original's) starts at noise; ``"identity"`` starts as the identity: map 0 of the
-            first conv is a delta, and the reconstruction reads that map alone.
+        init: ``"kaiming"`` (the original's) starts at noise; ``"identity"`` starts as the identity: map 0 of
+            the first conv is a delta, and the reconstruction reads that map alone.
     """
 
     def __init__(self, growth_rate: int = 16, blocks: int = 4, units: int = 4, init: str = "kaiming"):
@@ -86,27 +87,28 @@ class Generator(nn.Module):
         """Voxels seen on each side of an output voxel: one for each 3x3x3 conv on the longest way."""
         return sum(isinstance(m, nn.Conv3d) and m.kernel_size == (3, 3, 3) for m in self.modules())
 
-    def forward(self, x: Tensor) -> Tensor:                          # (N, 1, D, H, W)
+    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
         return self.forward_tile(x, NOTHING_CUT)
 
     def forward_tile(self, x: Tensor, cut: Sides) -> Tensor:
-        """Like ``forward``, with the halo of `receptive_radius` voxels cut off on the sides where ``cut`` is 1.
+        """Like ``forward``, less a halo of `receptive_radius` voxels on the sides where ``cut`` is 1.
 
-        What only served the halo is dropped after each block instead of at the end, which saves about half of its
-        cost. The voxels that come out are the same.
+        What only served the halo is dropped after each block instead of at the end, which saves about half of
+        its cost. The voxels that come out are the same.
         """
         readers = [getattr(self, f"comp{i}") for i in range(self.blocks - 1)] + [self.recon]
-        # A 1x1x1 conv over a concatenation is a sum of 1x1x1 convs over its parts: each part is added to the sums
-        # of all readers still to come and then let go, so the 416 maps never stand in memory together.
+        # A 1x1x1 conv over a concatenation is a sum of 1x1x1 convs over its parts: each part is added to the
+        # sums of all readers still to come and then let go, so the 416 maps never stand in memory together.
         sums: list[Tensor | None] = [None] * len(readers)
         # One input map leaves the memory format open, and oneDNN would pick the slow one: say it here, once.
         part = self.conv0(x).contiguous(memory_format=torch.channels_last_3d)
-        part = block_input = _trim(part, 1, cut)                     # (N, 2k, D, H, W)
+        part = block_input = _trim(part, 1, cut)  # (N, 2k, D, H, W)
         offset = 0
         for i in range(self.blocks + 1):
             end = offset + part.shape[1]
             for j in range(max(i - 1, 0), len(readers)):
-                # reader j feeds block j + 1, whose input needs ``units`` voxels of halo less for each block before
+                # reader j feeds block j + 1, whose input needs ``units`` voxels of halo less for each block
+                # before
                 needed = _trim(part, self.units * (j + 1 - i), cut)
                 term = F.conv3d(needed, readers[j].weight[:, offset:end])
                 sums[j] = term if sums[j] is None else sums[j] + term
@@ -114,10 +116,10 @@ class Generator(nn.Module):
             if i == self.blocks:
                 break
             if i > 0:
-                block_input, sums[i - 1] = sums[i - 1], None         # (N, 2k, D, H, W)
-            part = getattr(self, f"block{i}")(block_input)           # (N, 6k, D, H, W)
+                block_input, sums[i - 1] = sums[i - 1], None  # (N, 2k, D, H, W)
+            part = getattr(self, f"block{i}")(block_input)  # (N, 6k, D, H, W)
             part = _trim(part, self.units, cut)
-        return sums[-1]                                              # (N, 1, D, H, W)
+        return sums[-1]  # (N, 1, D, H, W)
 
 
 def _trim(x: Tensor, voxels: int, cut: Sides) -> Tensor:
@@ -131,12 +133,14 @@ def _trim(x: Tensor, voxels: int, cut: Sides) -> Tensor:
 class Discriminator(nn.Module):
     """SRGAN's discriminator in 3D with LayerNorm (WGAN-GP wants no BatchNorm): a patch in, one score out.
 
-    Eight 3x3x3 convs of 64, 64, 128, ... 512 maps, every second one with stride 2, then dense 1024 and dense 1.
-    31,155,777 parameters for ``head="gap"`` at 64 (LayerNorm has one weight an element, so the size depends on it).
+    Eight 3x3x3 convs of 64, 64, 128, ... 512 maps, every second one with stride 2, then dense 1024 and dense
+    1. 31,155,777 parameters for ``head="gap"`` at 64 (LayerNorm has one weight an element, so the size
+    depends on it).
 
     Args:
         patch_size: edge of the cubes it judges, a multiple of 16.
-        head: ``"gap"`` averages over space before the dense layers (the original project's); ``"fc"`` flattens.
+        head: ``"gap"`` averages over space before the dense layers (the original project's); ``"fc"``
+            flattens.
         negative_slope: of LeakyReLU; 0.2 in SRGAN. The original project passed 1, which is the identity.
         width: maps of the first conv (64 in the paper).
     """
@@ -160,13 +164,17 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool3d(1) if head == "gap" else nn.Identity()
         dense_in = channels if head == "gap" else channels * size**3
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(dense_in, 16 * width),
-                                   nn.LeakyReLU(negative_slope), nn.Linear(16 * width, 1))
+        self.dense = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(dense_in, 16 * width),
+            nn.LeakyReLU(negative_slope),
+            nn.Linear(16 * width, 1),
+        )
         self.patch_size = patch_size
 
-    def forward(self, x: Tensor) -> Tensor:                          # (N, 1, P, P, P)
-        x = self.features(x)                                         # (N, 512, P/16, P/16, P/16)
-        return self.dense(self.pool(x)).squeeze(1)                   # (N,)
+    def forward(self, x: Tensor) -> Tensor:  # (N, 1, P, P, P)
+        x = self.features(x)  # (N, 512, P/16, P/16, P/16)
+        return self.dense(self.pool(x)).squeeze(1)  # (N,)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -216,11 +224,14 @@ def load_generator(path: str | os.PathLike) -> Generator:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"generator weights {path}: expected a checkpoint, found one that cannot be read "
-                         f"({_first_line(error)})") from error
+        raise ValueError(
+            f"generator weights {path}: expected a checkpoint, found one that cannot be read "
+            f"({_first_line(error)})"
+        ) from error
     except Exception as error:  # torch raises pickle.UnpicklingError for a file that asks to run code
-        raise ValueError(f"generator weights {path}: expected plain tensors, found something else "
-                         f"({_first_line(error)})") from error
+        raise ValueError(
+            f"generator weights {path}: expected plain tensors, found something else ({_first_line(error)})"
+        ) from error
     generator = Generator()
     _check_state(state, generator.state_dict(), path)
     generator.load_state_dict(state)
@@ -230,7 +241,9 @@ def load_generator(path: str | os.PathLike) -> Generator:
 def _check_state(found: object, expected: dict[str, Tensor], path: Path) -> None:
     """Refuse a state_dict whose keys or shapes are not the generator's, naming the first difference."""
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"generator weights {path}: expected a state_dict of tensors, found {type(found).__name__}")
+        raise ValueError(
+            f"generator weights {path}: expected a state_dict of tensors, found {type(found).__name__}"
+        )
     # torch before 0.4.1 did not count BatchNorm's batches: the original project's 85 entries have no such key
     expected = {k: v for k, v in expected.items() if k in found or not k.endswith("num_batches_tracked")}
     for key in sorted(set(expected) ^ set(found)):
@@ -238,8 +251,10 @@ def _check_state(found: object, expected: dict[str, Tensor], path: Path) -> None
         raise ValueError(f"generator weights {path}: expected mDCSRN b4u4, found {where}: {key}")
     for key, value in expected.items():
         if value.shape != found[key].shape:
-            raise ValueError(f"generator weights {path}: {key}: expected shape {tuple(value.shape)}, "
-                             f"found {tuple(found[key].shape)}")
+            raise ValueError(
+                f"generator weights {path}: {key}: expected shape {tuple(value.shape)}, "
+                f"found {tuple(found[key].shape)}"
+            )
         if not bool(torch.isfinite(found[key].float()).all()):
             raise ValueError(f"generator weights {path}: {key}: expected finite values, found NaN or Inf")
 
@@ -250,4 +265,6 @@ def _first_line(error: Exception) -> str:
 
 def multiply_adds(generator: nn.Module, patch_size: int) -> int:
     """Multiply-adds of all stride-1 convs for one cube (107 G for the default generator at 64)."""
-    return sum(m.weight.numel() for m in generator.modules() if isinstance(m, nn.Conv3d)) * math.prod([patch_size] * 3)
+    return sum(m.weight.numel() for m in generator.modules() if isinstance(m, nn.Conv3d)) * math.prod(
+        [patch_size] * 3
+    )

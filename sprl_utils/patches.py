@@ -65,8 +65,8 @@ class Prepared:
 class RandomPatches:
     """Cubes around random foreground voxels of random subjects, flipped at random along each axis.
 
-    Patch ``i`` is a function of the seed and ``i`` alone, so a resumed run, or several processes that share the
-    numbers out among them, see exactly the patches of an uninterrupted one.
+    Patch ``i`` is a function of the seed and ``i`` alone, so a resumed run, or several processes that share
+    the numbers out among them, see exactly the patches of an uninterrupted one.
     """
 
     subjects: Sequence[Prepared]
@@ -93,8 +93,8 @@ class GridPatches:
 
     Args:
         usage: share of the cubes that an epoch uses, drawn anew for each.
-        leave_out: numbers of cubes never used, counted with the last axis fastest. (The original reads such a list,
-            ``idx_mine``, and does nothing with it.)
+        leave_out: numbers of cubes never used, counted with the last axis fastest. (The original reads such a
+            list, ``idx_mine``, and does nothing with it.)
     """
 
     subjects: Sequence[Prepared]
@@ -109,9 +109,12 @@ class GridPatches:
         if not 0 < self.usage <= 1:
             raise ValueError(f"grid patches: usage must be a share in (0, 1], found {self.usage}")
         left_out = set(self.leave_out)
-        self.cubes = [(s, low) for s in range(len(self.subjects))
-                      for i, low in enumerate(grid_corners(self.subjects[s].hr.shape, self.patch_size))
-                      if i not in left_out]
+        self.cubes = [
+            (s, low)
+            for s in range(len(self.subjects))
+            for i, low in enumerate(grid_corners(self.subjects[s].hr.shape, self.patch_size))
+            if i not in left_out
+        ]
         if not self.cubes:
             raise ValueError(f"grid patches: leave_out leaves no cube of size {self.patch_size}")
         self.per_epoch = max(1, round(len(self.cubes) * self.usage))
@@ -131,11 +134,15 @@ def _check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
         raise ValueError("patches: expected at least one prepared subject, found none")
     for subject in subjects:
         if min(subject.hr.shape) < patch_size:
-            raise ValueError(f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
-                             f"voxels an axis to draw patches from, found {subject.hr.shape}")
+            raise ValueError(
+                f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
+                f"voxels an axis to draw patches from, found {subject.hr.shape}"
+            )
 
 
-def cut_pair(subject: Prepared, low: Sequence[int], size: int, flip: tuple = ()) -> tuple[np.ndarray, np.ndarray]:
+def cut_pair(
+    subject: Prepared, low: Sequence[int], size: int, flip: tuple = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """LR and HR of the cube that begins at voxel ``low``, flipped along the axes ``flip``."""
     box = tuple(slice(int(a), int(a) + size) for a in low)
     lr, hr = np.flip(subject.lr[box], flip), np.flip(subject.hr[box], flip)
@@ -147,8 +154,9 @@ def grid_corners(shape: Sequence[int], size: int) -> list[tuple[int, int, int]]:
     return list(itertools.product(*(range(0, n - size + 1, size) for n in shape)))
 
 
-def batch(patches: RandomPatches | GridPatches, step: int, batch_size: int,
-          rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+def batch(
+    patches: RandomPatches | GridPatches, step: int, batch_size: int, rank: int = 0, world: int = 1
+) -> tuple[Tensor, Tensor]:
     """LR and HR tensors ``(N, 1, D, H, W)`` of training step ``step``.
 
     With several processes each takes its ``batch_size`` of the step's ``world * batch_size`` patches.
@@ -168,17 +176,22 @@ class Tile:
     @property
     def crop(self) -> Slices:
         """Where ``inner`` lies within ``outer``."""
-        return tuple(slice(i.start - o.start, i.stop - o.start)
-                     for o, i in zip(self.outer, self.inner, strict=True))
+        return tuple(
+            slice(i.start - o.start, i.stop - o.start) for o, i in zip(self.outer, self.inner, strict=True)
+        )
 
 
 def make_tiles(shape: Sequence[int], counts: Sequence[int], halo: int) -> list[Tile]:
-    """Cut ``shape`` into ``counts`` nearly equal boxes an axis, each read with ``halo`` voxels more on every side
-    that has a neighbour. At the volume's own faces there is nothing to add."""
+    """Cut ``shape`` into ``counts`` nearly equal boxes an axis, each read with a halo.
+
+    The halo is ``halo`` voxels on each side that has a neighbour; at the volume's own faces there is none.
+    """
     axes = []
     for n, count in zip(shape, counts, strict=True):
         edges = [n * i // count for i in range(count + 1)]
-        axes.append([(slice(max(a - halo, 0), min(b + halo, n)), slice(a, b)) for a, b in itertools.pairwise(edges)])
+        axes.append(
+            [(slice(max(a - halo, 0), min(b + halo, n)), slice(a, b)) for a, b in itertools.pairwise(edges)]
+        )
     return [Tile(*zip(*boxes, strict=True)) for boxes in itertools.product(*axes)]
 
 
@@ -188,6 +201,7 @@ def plan_tiles(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
     Raises:
         ValueError: not even tiles of one voxel and their halo fit into ``max_voxels``.
     """
+
     def largest(n: int, count: int) -> int:
         return min(n, -(-n // count) + (2 * halo if count > 2 else halo if count == 2 else 0))
 
@@ -195,16 +209,21 @@ def plan_tiles(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
         return n + 2 * halo * (count - 1)
 
     most = [min(n, 32) for n in shape]
-    plans = [counts for counts in itertools.product(*(range(1, m + 1) for m in most))
-             if math.prod(map(largest, shape, counts)) <= max_voxels]
+    plans = [
+        counts
+        for counts in itertools.product(*(range(1, m + 1) for m in most))
+        if math.prod(map(largest, shape, counts)) <= max_voxels
+    ]
     if not plans:
-        raise ValueError(f"tiles: a volume of {tuple(shape)} with a halo of {halo} needs tiles of more than "
-                         f"the {max_voxels} voxels allowed")
+        raise ValueError(
+            f"tiles: a volume of {tuple(shape)} with a halo of {halo} needs tiles of more than "
+            f"the {max_voxels} voxels allowed"
+        )
     return make_tiles(shape, min(plans, key=lambda counts: math.prod(map(read, shape, counts))), halo)
 
 
 def shrink(tile: Tile, foreground: np.ndarray, halo: int) -> Tile | None:
-    """The tile reduced to what ``foreground`` (bool, the whole volume) holds of its inner box; None if nothing."""
+    """The tile reduced to what ``foreground`` (bool, whole volume) holds of its inner box, or None."""
     held = foreground[tile.inner]
     if not held.any():
         return None
@@ -212,15 +231,20 @@ def shrink(tile: Tile, foreground: np.ndarray, halo: int) -> Tile | None:
     for axis, box in enumerate(tile.inner):
         hit = np.flatnonzero(held.any(axis=tuple(a for a in range(3) if a != axis)))
         inner.append(slice(box.start + int(hit[0]), box.start + int(hit[-1]) + 1))
-    outer = [slice(max(i.start - halo, 0), min(i.stop + halo, n)) for i, n in zip(inner, foreground.shape, strict=True)]
+    outer = [
+        slice(max(i.start - halo, 0), min(i.stop + halo, n))
+        for i, n in zip(inner, foreground.shape, strict=True)
+    ]
     return Tile(tuple(outer), tuple(inner))
 
 
-def stitch(volume: np.ndarray, tiles: Sequence[Tile], process: Callable[[np.ndarray, Tile], np.ndarray]) -> np.ndarray:
-    """Run ``process`` (a tile's voxels in, those of its inner box out) over all tiles and merge what comes out.
+def stitch(
+    volume: np.ndarray, tiles: Sequence[Tile], process: Callable[[np.ndarray, Tile], np.ndarray]
+) -> np.ndarray:
+    """Run ``process`` (a tile's voxels in, those of its inner box out) over all tiles and merge the results.
 
-    Inner boxes do not overlap, so nothing is averaged, and an identity returns its input exactly. Voxels of no
-    tile keep their input value.
+    Inner boxes do not overlap, so nothing is averaged, and an identity returns its input exactly. Voxels of
+    no tile keep their input value.
     """
     merged = np.array(volume, dtype=np.float32)
     for tile in tiles:

@@ -27,9 +27,10 @@ class Recipe:
 
     Args:
         keep: share (float) or number (int) of k-space samples kept on each degraded axis.
-        lr_recipe: ``"paper"`` (zero-filled, HR's scale) or ``"original"`` (the original project's MATLAB recipe).
-        fixed_scale: divide intensities by this (4095 in the original project), or None for the 99.5th percentile
-            of the voxels above 0.
+        lr_recipe: ``"paper"`` (zero-filled, HR's scale) or ``"original"`` (the original project's MATLAB
+            recipe).
+        fixed_scale: divide intensities by this (4095 in the original project), or None for the 99.5th
+            percentile of the voxels above 0.
         crop: edges of a box around the brain's centre to which the head is cut (smoke runs), or None.
     """
 
@@ -48,15 +49,19 @@ class Recipe:
 def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe) -> Prepared:
     """Read a subject's HR (and its own LR, if it has one), make what training and evaluation need, write it.
 
-    The folder ``out/<id>`` appears whole or not at all; one that was made from the same files with the same recipe
-    is left as it is.
+    The folder ``out/<id>`` appears whole or not at all; one that was made from the same files with the same
+    recipe is left as it is.
 
     Raises:
         ValueError, FileNotFoundError: as `sprl_utils.volumes.read_volume`; HR and own LR of different size.
     """
     folder = Path(out) / subject.id
-    made_from = {"recipe": json.loads(json.dumps(asdict(recipe))), "sha256": subject.sha256,
-                 "axes": list(subject.axes), "files": [_stamp(f) for f in [*files, *([Path(subject.lr)] if subject.lr else [])]]}
+    made_from = {
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "sha256": subject.sha256,
+        "axes": list(subject.axes),
+        "files": [_stamp(f) for f in [*files, *([Path(subject.lr)] if subject.lr else [])]],
+    }
     if _is_current(folder, made_from):
         return Prepared(folder)
     hr = read_volume(list(files) if len(files) > 1 else files[0], subject.id)
@@ -67,8 +72,14 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
     try:
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
-        meta = {"id": subject.id, "split": subject.split, "group": subject.group, "kind": subject.kind,
-                **facts, "made_from": made_from}
+        meta = {
+            "id": subject.id,
+            "split": subject.split,
+            "group": subject.group,
+            "kind": subject.kind,
+            **facts,
+            "made_from": made_from,
+        }
         (beside / "meta.json").write_text(json.dumps(meta, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
@@ -77,9 +88,10 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
     return Prepared(folder)
 
 
-def prepare_all(subjects: Sequence[Subject], files: dict[str, list[Path]], out: Path, recipe: Recipe,
-                jobs: int = 1) -> list[Prepared]:
-    """Prepare many subjects, ``jobs`` at a time, and write ``out/index.json``, the list that later stages read.
+def prepare_all(
+    subjects: Sequence[Subject], files: dict[str, list[Path]], out: Path, recipe: Recipe, jobs: int = 1
+) -> list[Prepared]:
+    """Prepare subjects, ``jobs`` at a time, and write ``out/index.json``, the list that later stages read.
 
     Args:
         files: subject id -> its HR files, as `sprl_utils.manifest.fetch_all` returns them.
@@ -100,7 +112,9 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
     """
     index = Path(out) / "index.json"
     if not index.is_file():
-        raise FileNotFoundError(f"prepared heads: {index}: expected the list that 01_prepare_data writes, found none")
+        raise FileNotFoundError(
+            f"prepared heads: {index}: expected the list that 01_prepare_data writes, found none"
+        )
     ready = [Prepared(Path(out) / name) for name in json.loads(index.read_text())]
     found = [p for p in ready if p.meta["split"] == split]
     if not found:
@@ -128,8 +142,13 @@ def _arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.
     foreground = foreground_mask(hr.data, hr.voxel_size)[box]
     affine = hr.affine.copy()
     affine[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
-    arrays = {"hr": scaled, "lr": low, "brain": brain[box], "foreground": foreground,
-              "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32)}
+    arrays = {
+        "hr": scaled,
+        "lr": low,
+        "brain": brain[box],
+        "foreground": foreground,
+        "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32),
+    }
     facts = {"scale": float(scale), "shape": list(raw.shape), "affine": affine.tolist(), "keep": keep}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, facts
 
@@ -152,7 +171,9 @@ def _is_current(folder: Path, made_from: dict) -> bool:
 def _box_around(mask: np.ndarray, size: Sequence[int], name: str) -> tuple[slice, slice, slice]:
     """A box of ``size`` around the mask's centre of mass, moved to lie inside the volume."""
     if any(s > n for s, n in zip(size, mask.shape, strict=True)):
-        raise ValueError(f"{name}: crop: expected at most the head's {mask.shape} voxels, found {tuple(size)}")
+        raise ValueError(
+            f"{name}: crop: expected at most the head's {mask.shape} voxels, found {tuple(size)}"
+        )
     centre = np.argwhere(mask).mean(axis=0)
     low = np.clip(np.round(centre - np.array(size) / 2), 0, np.array(mask.shape) - size).astype(int)
     return tuple(slice(a, a + s) for a, s in zip(low.tolist(), size, strict=True))

@@ -39,8 +39,10 @@ def notebook_parameters(notebook: Path) -> dict[str, Any]:
             (target,) = line.targets
             name, value = target.id, ast.literal_eval(line.value)
         except (AttributeError, ValueError):
-            raise ValueError(f"notebook {notebook.name}: parameters cell: expected name = literal, "
-                             f"found {ast.unparse(line)}") from None
+            raise ValueError(
+                f"notebook {notebook.name}: parameters cell: expected name = literal, "
+                f"found {ast.unparse(line)}"
+            ) from None
         if name in parameters:
             raise ValueError(f"notebook {notebook.name}: parameters cell: expected {name} once, found twice")
         parameters[name] = value
@@ -58,8 +60,10 @@ def all_parameters(notebooks: Iterable[Path]) -> dict[str, Any]:
         for name, value in notebook_parameters(notebook).items():
             first = parameters.setdefault(name, value)
             if (type(first), first) != (type(value), value):
-                raise ValueError(f"notebook {notebook.name}: {name}: expected {first!r} as in {owner[name]}, "
-                                 f"found {value!r}")
+                raise ValueError(
+                    f"notebook {notebook.name}: {name}: expected {first!r} as in {owner[name]}, "
+                    f"found {value!r}"
+                )
             owner.setdefault(name, notebook.name)
     return parameters
 
@@ -103,15 +107,19 @@ def check_profile(profile: Path, notebooks: Iterable[Path]) -> None:
     profile = Path(profile)
     values, defaults = read_profile(profile), all_parameters(notebooks)
     if values.get("profile") != profile.stem:
-        raise ValueError(f"profile {profile.stem}: profile: expected {profile.stem!r}, "
-                         f"found {values.get('profile')!r}")
+        raise ValueError(
+            f"profile {profile.stem}: profile: expected {profile.stem!r}, found {values.get('profile')!r}"
+        )
     for key, value in values.items():
         if key not in defaults:
-            raise ValueError(f"profile {profile.stem}: {key}: expected a parameter of a notebook, "
-                             f"found none of that name")
+            raise ValueError(
+                f"profile {profile.stem}: {key}: expected a parameter of a notebook, found none of that name"
+            )
         if not _fits(value, defaults[key]):
-            raise ValueError(f"profile {profile.stem}: {key}: expected {_kind(defaults[key])}, "
-                             f"found {_kind(value)}: {value!r}")
+            raise ValueError(
+                f"profile {profile.stem}: {key}: expected {_kind(defaults[key])}, "
+                f"found {_kind(value)}: {value!r}"
+            )
 
 
 def profile_for(profile: Path, notebook: Path) -> dict[str, Any]:
@@ -124,8 +132,9 @@ def _fits(value: Any, default: Any) -> bool:
     if default is None:
         return True
     if isinstance(default, list):
-        return isinstance(value, list) and (not default or all(any(_fits(v, d) for d in default)
-                                                               for v in value))
+        return isinstance(value, list) and (
+            not default or all(any(_fits(v, d) for d in default) for v in value)
+        )
     return type(value) is type(default) or (type(default) is float and type(value) is int)
 
 

@@ -24,8 +24,18 @@ import torch
 from sprl_utils import __version__
 
 #: The packages that a number depends on.
-PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "matplotlib",
-            "safetensors", "joblib")
+PACKAGES = (
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "scikit-image",
+    "pandas",
+    "matplotlib",
+    "safetensors",
+    "joblib",
+)
 OUTSIDE = "outside the repository"
 
 # mallopt's options and the values that cure page faults (glibc, malloc.h)
@@ -82,8 +92,11 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def environment(profile: Mapping[str, Any], inputs: Iterable[str | os.PathLike] = (),
-                outputs: Iterable[str | os.PathLike] = ()) -> dict[str, Any]:
+def environment(
+    profile: Mapping[str, Any],
+    inputs: Iterable[str | os.PathLike] = (),
+    outputs: Iterable[str | os.PathLike] = (),
+) -> dict[str, Any]:
     """Everything a run depended on, as plain JSON: code, versions, hardware, settings, hashes of files.
 
     Args:
@@ -101,8 +114,12 @@ def environment(profile: Mapping[str, Any], inputs: Iterable[str | os.PathLike] 
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip(),
-        "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "threads": torch.get_num_threads(),
-                "capability": torch.backends.cpu.get_cpu_capability()},
+        "cpu": {
+            "model": _cpu_model(),
+            "count": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "profile": _plain(profile, root),
@@ -155,8 +172,10 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def _plain(value: Any, root: Path) -> Any:
@@ -179,5 +198,7 @@ def _relative(path: str | os.PathLike, root: Path) -> str | None:
 
 
 def _hashes(files: Iterable[str | os.PathLike], root: Path) -> dict[str, str]:
-    return {_relative(path, root) or f"{OUTSIDE}, file {i + 1}": sha256(root / path)
-            for i, path in enumerate(files)}
+    return {
+        _relative(path, root) or f"{OUTSIDE}, file {i + 1}": sha256(root / path)
+        for i, path in enumerate(files)
+    }

@@ -1,8 +1,8 @@
 """The two training stages: L1 pretraining of the generator, then WGAN-GP; schedule, checkpoint, resume.
 
-Both stages count steps from 0 and are functions of (settings, step): learning rate, patches, who is trained. A
-checkpoint holds everything else (weights, optimiser state, random state, history), so a killed run that is started
-again goes on as if nothing had happened: bit for bit on a CPU in fp32.
+Both stages count steps from 0 and are functions of (settings, step): learning rate, patches, who is trained.
+A checkpoint holds everything else (weights, optimiser state, random state, history), so a killed run that is
+started again goes on as if nothing had happened: bit for bit on a CPU in fp32.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ Report = Callable[[pd.DataFrame], None]
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Pretraining with L1 and Adam (paper, section 3.2: rate 1e-4, batch 2, constant).
+    """Pretraining with L1 and Adam (paper: rate 1e-4, batch 2, constant).
 
     Args:
         rate_reconstruction, rate_compressors: factors on the learning rate of the last 1x1x1 conv and of the
             compressors, which read hundreds of maps that nothing normalises.
         rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
-        average: decay of the running average of the weights that is validated and saved; 0: the weights themselves.
+        average: decay of the running average of the weights that is validated and saved; 0: the weights
+            themselves.
         every: steps between checkpoints, each with a line of history and a look at the validation patches.
     """
 
@@ -59,12 +60,14 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         if self.rate_schedule not in ("constant", "cosine"):
-            raise ValueError(f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}")
+            raise ValueError(
+                f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}"
+            )
 
 
 @dataclass(frozen=True)
 class GanSettings:
-    """WGAN-GP training (paper, section 3.2: Adam 5e-6; D alone for 10k steps, then 7 D : 1 G, and 200 D every 500).
+    """WGAN-GP training (paper: Adam 5e-6; D alone for 10k steps, then 7 D : 1 G, and 200 D every 500).
 
     A step is one update of one network. Adam's betas are the default ones, as in pretraining: WGAN-GP's own
     (0, 0.9) are not in the paper.
@@ -88,11 +91,13 @@ class GanSettings:
     validate_every: int = 10_000
 
 
-def gan_schedule(step: int, warmup: int = 10_000, d_per_g: int = 7, extra_every: int = 500, extra: int = 200) -> str:
+def gan_schedule(
+    step: int, warmup: int = 10_000, d_per_g: int = 7, extra_every: int = 500, extra: int = 200
+) -> str:
     """Which network step ``step`` (from 0) of the GAN stage updates: ``"D"`` or ``"G"``.
 
     The first ``warmup`` steps train D. After that, cycles of ``d_per_g`` D steps and one G step; after every
-    ``extra_every`` such steps follow ``extra`` more of D, and the cycle begins anew (paper, section 3.2).
+    ``extra_every`` such steps follow ``extra`` more of D, and the cycle begins anew.
     """
     if step < warmup:
         return "D"
@@ -108,11 +113,13 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     return rising * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def make_fabric(device: str = "auto", precision: str = "auto", devices: int = 1, num_nodes: int = 1) -> Fabric:
+def make_fabric(
+    device: str = "auto", precision: str = "auto", devices: int = 1, num_nodes: int = 1
+) -> Fabric:
     """Lightning Fabric: where and in what precision to train.
 
-    ``precision="auto"`` takes bfloat16 where the hardware multiplies it (CUDA, CPUs with AVX512-BF16 or AMX), else
-    fp32: a CPU that has to emulate it is hundreds of times slower.
+    ``precision="auto"`` takes bfloat16 where the hardware multiplies it (CUDA, CPUs with AVX512-BF16 or AMX),
+    else fp32: a CPU that has to emulate it is hundreds of times slower.
     """
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if precision == "auto":
@@ -124,8 +131,11 @@ def make_fabric(device: str = "auto", precision: str = "auto", devices: int = 1,
 
 def describe_fabric(fabric: Fabric) -> dict[str, str | int]:
     """Where a run was trained and in what precision, for its environment.json."""
-    return {"device": str(fabric.device.type), "processes": fabric.world_size,
-            "precision": fabric.strategy.precision.precision}
+    return {
+        "device": str(fabric.device.type),
+        "processes": fabric.world_size,
+        "precision": fabric.strategy.precision.precision,
+    }
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -136,13 +146,21 @@ def _cpu_multiplies_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def pretrain(train: Patches, validation: Patches, validation_count: int, out: Path, settings: PretrainSettings,
-             fabric: Fabric, report: Report | None = None) -> pd.DataFrame:
-    """Pretrain a generator with L1; write ``generator.safetensors``, ``history.csv`` and ``examples/`` into ``out``.
+def pretrain(
+    train: Patches,
+    validation: Patches,
+    validation_count: int,
+    out: Path,
+    settings: PretrainSettings,
+    fabric: Fabric,
+    report: Report | None = None,
+) -> pd.DataFrame:
+    """Pretrain a generator with L1; ``out`` gets ``generator.safetensors``, ``history.csv``, ``examples/``.
 
     Args:
         train: patches that training draws from.
-        validation: patches of the validation heads, of which numbers 0 ... ``validation_count - 1`` are looked at.
+        validation: patches of the validation heads, of which numbers 0 ... ``validation_count - 1`` are
+            looked at.
         report: called with the history at each checkpoint (a live curve).
 
     Returns:
@@ -177,32 +195,51 @@ def pretrain(train: Patches, validation: Patches, validation_count: int, out: Pa
     return run.table()
 
 
-def train_gan(start: Path, train: Patches, validation: Sequence[Prepared], out: Path, settings: GanSettings,
-              fabric: Fabric, validation_crop: Sequence[int] | None = None,
-              report: Report | None = None) -> pd.DataFrame:
-    """Train the pretrained generator ``start`` further with WGAN-GP; writes as `pretrain`, and ``discriminator``.
+def train_gan(
+    start: Path,
+    train: Patches,
+    validation: Sequence[Prepared],
+    out: Path,
+    settings: GanSettings,
+    fabric: Fabric,
+    validation_crop: Sequence[int] | None = None,
+    report: Report | None = None,
+) -> pd.DataFrame:
+    """Train the generator ``start`` further with WGAN-GP; ``out`` gets both networks and the history.
 
     Args:
         start: weights of the pretrained generator.
-        validation: heads on which merged volumes are validated every ``validate_every`` steps, and at the end.
+        validation: heads on which merged volumes are validated every ``validate_every`` steps, and at the
+            end.
         validation_crop: edges of a central box that is validated instead of the whole head.
 
     Returns:
-        The history: step, updated ("D" or "G"), wasserstein and penalty (D steps), l1 and adversarial (G steps),
-        weight_change (mean absolute distance of G's weights from the start), and psnr, ssim, nrmse of merged volumes.
+        The history: step, updated ("D" or "G"), wasserstein and penalty (D steps), l1 and adversarial (G
+        steps), weight_change (mean absolute distance of G's weights from the start), and psnr, ssim, nrmse of
+        merged volumes.
     """
     torch.manual_seed(settings.seed)
     generator = channels_last(load_generator(start))
-    discriminator = channels_last(Discriminator(settings.patch_size, settings.head, settings.negative_slope,
-                                                settings.width))
+    discriminator = channels_last(
+        Discriminator(settings.patch_size, settings.head, settings.negative_slope, settings.width)
+    )
     origin = [p.detach().clone() for p in generator.parameters()]
-    g_model, g_optimizer = fabric.setup(generator, torch.optim.Adam(generator.parameters(), settings.learning_rate))
-    d_model, d_optimizer = fabric.setup(discriminator,
-                                        torch.optim.Adam(discriminator.parameters(), settings.learning_rate))
+    g_model, g_optimizer = fabric.setup(
+        generator, torch.optim.Adam(generator.parameters(), settings.learning_rate)
+    )
+    d_model, d_optimizer = fabric.setup(
+        discriminator, torch.optim.Adam(discriminator.parameters(), settings.learning_rate)
+    )
     fingerprint = _fingerprint(settings, train, hashlib.sha256(Path(start).read_bytes()).hexdigest())
     run = Run(Path(out), fabric, fingerprint, report)
-    run.resume({"generator": generator, "discriminator": discriminator,
-                "g_optimizer": g_optimizer, "d_optimizer": d_optimizer})
+    run.resume(
+        {
+            "generator": generator,
+            "discriminator": discriminator,
+            "g_optimizer": g_optimizer,
+            "d_optimizer": d_optimizer,
+        }
+    )
     schedule = (settings.warmup, settings.d_per_g, settings.extra_every, settings.extra)
 
     # BatchNorm keeps the statistics of pretraining: G's weights change in G steps alone, and D judges the
@@ -249,7 +286,7 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
 
     def resume(self, parts: dict) -> None:
-        """Restore all ``parts`` (modules and optimisers) from the checkpoint, if there is one of this very run."""
+        """Restore all ``parts`` (modules, optimisers) from the checkpoint, if there is one of this run."""
         self.parts = parts
         if not self.checkpoint.exists():
             return
@@ -259,8 +296,10 @@ class Run:
             os.replace(self.out, aside)
             self.out.mkdir()
             differs = [k for k in self.fingerprint if state["fingerprint"].get(k) != self.fingerprint[k]]
-            print(f"{self.out.name}: found a run with other settings ({', '.join(differs)}); "
-                  f"moved it to {aside.name} and starting anew")
+            print(
+                f"{self.out.name}: found a run with other settings ({', '.join(differs)}); "
+                f"moved it to {aside.name} and starting anew"
+            )
             return
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -270,8 +309,16 @@ class Run:
 
     def steps(self, total: int, title: str):
         """The steps still to do, with a progress bar that counts them all."""
-        return tqdm(range(self.first, total), desc=title, total=total, initial=self.first, mininterval=2,
-                    disable=not self.fabric.is_global_zero, dynamic_ncols=False, ncols=90)
+        return tqdm(
+            range(self.first, total),
+            desc=title,
+            total=total,
+            initial=self.first,
+            mininterval=2,
+            disable=not self.fabric.is_global_zero,
+            dynamic_ncols=False,
+            ncols=90,
+        )
 
     @staticmethod
     def is_due(step: int, every: int, total: int) -> bool:
@@ -282,8 +329,10 @@ class Run:
         """Keep a step's losses for the mean in the next row; a loss that is not finite ends the run."""
         for name, value in values.items():
             if not bool(torch.isfinite(value)):
-                raise FloatingPointError(f"{self.out.name}: step {step}: expected a finite {name}, found {value}; "
-                                         f"the last checkpoint is {self.checkpoint}")
+                raise FloatingPointError(
+                    f"{self.out.name}: step {step}: expected a finite {name}, found {value}; "
+                    f"the last checkpoint is {self.checkpoint}"
+                )
             self._sums.setdefault(name, []).append(value.float().cpu())
 
     def record(self, step: int, **values) -> None:
@@ -301,15 +350,22 @@ class Run:
         if not self.fabric.is_global_zero:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"step": step, "random_state": torch.get_rng_state(), "history": self.history, "sums": self._sums,
-                  "fingerprint": self.fingerprint}
+        state |= {
+            "step": step,
+            "random_state": torch.get_rng_state(),
+            "history": self.history,
+            "sums": self._sums,
+            "fingerprint": self.fingerprint,
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_beside(self.checkpoint, buffer.getbuffer())
 
     def finish(self, generator: nn.Module, origin: str) -> None:
         """Write the weights that the next stage reads."""
-        if self.fabric.is_global_zero:  # one entry: safetensors writes several in any order, so hashes would differ
+        if (
+            self.fabric.is_global_zero
+        ):  # one entry: safetensors writes several in any order, so hashes would differ
             save_weights(generator, self.out / "generator.safetensors", {"origin": origin})
 
     def table(self) -> pd.DataFrame:
@@ -327,8 +383,10 @@ def read_checkpoint(path: Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["step"], state["fingerprint"], state["history"]
     except Exception as error:
-        raise ValueError(f"checkpoint {path}: expected a training checkpoint, found one that cannot be read "
-                         f"({type(error).__name__}); delete it to start anew") from error
+        raise ValueError(
+            f"checkpoint {path}: expected a training checkpoint, found one that cannot be read "
+            f"({type(error).__name__}); delete it to start anew"
+        ) from error
     return state
 
 
@@ -346,7 +404,7 @@ def write_beside(path: Path, content: bytes) -> None:
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Running average of weights and BatchNorm statistics; short at first: decay ``min(decay, (s + 1)/(s + 10))``."""
+    """Running average of weights and BatchNorm statistics, decaying by ``min(decay, (s + 1) / (s + 10))``."""
     decay = min(decay, (step + 1) / (step + 10))
     with torch.no_grad():
         for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
@@ -357,8 +415,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 @torch.no_grad()
-def validate_patches(generator: nn.Module, patches: Patches, count: int, fabric: Fabric, out: Path,
-                     step: int) -> dict[str, float]:
+def validate_patches(
+    generator: nn.Module, patches: Patches, count: int, fabric: Fabric, out: Path, step: int
+) -> dict[str, float]:
     """Mean L1, PSNR and SSIM of the fixed validation patches; patch 0 is kept as an example LR | SR | HR."""
     was_training, scores = generator.training, []
     generator.eval()
@@ -367,8 +426,13 @@ def validate_patches(generator: nn.Module, patches: Patches, count: int, fabric:
         with fabric.autocast():
             sr = generator(lr)
         low, restored, high = (t[0, 0].float().cpu().numpy() for t in (lr, sr, hr))
-        scores.append({"l1": float(np.abs(restored - high).mean()), "psnr": metrics.psnr(restored, high),
-                       "ssim": metrics.ssim(restored, high)})
+        scores.append(
+            {
+                "l1": float(np.abs(restored - high).mean()),
+                "psnr": metrics.psnr(restored, high),
+                "ssim": metrics.ssim(restored, high),
+            }
+        )
         if i == 0 and fabric.is_global_zero:
             (out / "examples").mkdir(exist_ok=True)
             np.save(out / "examples" / f"step_{step + 1:07d}.npy", np.stack([low, restored, high]))
@@ -381,19 +445,24 @@ def zero_filled_scores(patches: Patches, count: int) -> dict[str, float]:
     scores = []
     for i in range(count):
         lr, hr = patches.patch(i)
-        scores.append({"l1": float(np.abs(lr - hr).mean()), "psnr": metrics.psnr(lr, hr), "ssim": metrics.ssim(lr, hr)})
+        scores.append(
+            {"l1": float(np.abs(lr - hr).mean()), "psnr": metrics.psnr(lr, hr), "ssim": metrics.ssim(lr, hr)}
+        )
     return pd.DataFrame(scores).mean().to_dict()
 
 
-def validate_volumes(generator: nn.Module, subjects: Sequence[Prepared],
-                     crop: Sequence[int] | None) -> dict[str, float]:
+def validate_volumes(
+    generator: nn.Module, subjects: Sequence[Prepared], crop: Sequence[int] | None
+) -> dict[str, float]:
     """Mean PSNR, SSIM and NRMSE of merged volumes, or of a central box of each."""
     scores = []
     for subject in subjects:
         box = central_box(subject.hr.shape, crop)
         hr = np.asarray(subject.hr[box])
         sr = super_resolve(np.asarray(subject.lr[box]), generator)
-        scores.append({"psnr": metrics.psnr(sr, hr), "ssim": metrics.ssim(sr, hr), "nrmse": metrics.nrmse(sr, hr)})
+        scores.append(
+            {"psnr": metrics.psnr(sr, hr), "ssim": metrics.ssim(sr, hr), "nrmse": metrics.nrmse(sr, hr)}
+        )
     return pd.DataFrame(scores).mean().to_dict()
 
 
@@ -427,7 +496,9 @@ def _g_steps(step: int, schedule: Sequence[int]) -> int:
 
 def _mean_change(generator: nn.Module, origin: Sequence[Tensor]) -> float:
     with torch.no_grad():
-        moved = sum(float((p.cpu() - o).abs().sum()) for p, o in zip(generator.parameters(), origin, strict=True))
+        moved = sum(
+            float((p.cpu() - o).abs().sum()) for p, o in zip(generator.parameters(), origin, strict=True)
+        )
     return moved / sum(o.numel() for o in origin)
 
 
@@ -436,10 +507,17 @@ def _fingerprint(settings: object, *sources: object) -> dict:
     facts = {k: v for k, v in asdict(settings).items()}
     for i, source in enumerate(sources):
         if isinstance(source, (RandomPatches, GridPatches)):
-            what = {"kind": type(source).__name__, "patch_size": source.patch_size, "seed": source.seed,
-                    "subjects": [s.meta for s in source.subjects]}
-            what |= {k: list(v) if isinstance(v, tuple) else v for k in ("flips", "usage", "leave_out")
-                     if (v := getattr(source, k, None)) is not None}
+            what = {
+                "kind": type(source).__name__,
+                "patch_size": source.patch_size,
+                "seed": source.seed,
+                "subjects": [s.meta for s in source.subjects],
+            }
+            what |= {
+                k: list(v) if isinstance(v, tuple) else v
+                for k in ("flips", "usage", "leave_out")
+                if (v := getattr(source, k, None)) is not None
+            }
             source = json.dumps(what, sort_keys=True)
         facts[f"data {i + 1}"] = hashlib.sha256(str(source).encode()).hexdigest()
     return facts

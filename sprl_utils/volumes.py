@@ -24,11 +24,11 @@ from skimage.filters import threshold_otsu
 SCALE_PERCENTILE = 99.5
 
 # The brain mask, found by looking at the demo heads. Lengths in mm, volumes in litres.
-GRID = 1.5             # masks are found on a grid of this spacing
-SCALP = 8.0            # what lies this near to the air is not brain
-TISSUE_LEVEL = 0.66    # of the median deep in the head: grey and white matter lie above, CSF and skull below
-WHOLE_HEAD = 2.2       # a foreground smaller than this is no whole head
-LEAST_CORE = 0.2       # an eroded brain smaller than this is no brain
+GRID = 1.5  # masks are found on a grid of this spacing
+SCALP = 8.0  # what lies this near to the air is not brain
+TISSUE_LEVEL = 0.66  # of the median deep in the head: grey and white matter lie above, CSF and skull below
+WHOLE_HEAD = 2.2  # a foreground smaller than this is no whole head
+LEAST_CORE = 0.2  # an eroded brain smaller than this is no brain
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Volume:
 
 
 # ---- in and out ---------------------------------------------------------------------------------------
+
 
 def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: str = "") -> Volume:
     """Read one volume.
@@ -80,8 +81,9 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
         raise ValueError(f"{where}: {error}") from None
     except Exception as error:  # a damaged file makes nibabel, zlib and scipy raise a dozen kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{where}: expected a volume, "
-                         f"found a file that cannot be read ({reason})") from error
+        raise ValueError(
+            f"{where}: expected a volume, found a file that cannot be read ({reason})"
+        ) from error
     if dtype.fields is not None or dtype.kind not in "fiub":
         raise ValueError(f"{where}: expected one real number a voxel, found {dtype}")
     return Volume(_check(data, where), image.affine, image.header)
@@ -186,11 +188,14 @@ def check_pair(subject: str, hr: Volume, lr: Volume) -> None:
         ValueError: the shapes differ.
     """
     if hr.data.shape != lr.data.shape:
-        raise ValueError(f"subject {subject}: expected LR on the grid of HR, "
-                         f"found HR {hr.data.shape} and LR {lr.data.shape}")
+        raise ValueError(
+            f"subject {subject}: expected LR on the grid of HR, "
+            f"found HR {hr.data.shape} and LR {lr.data.shape}"
+        )
 
 
 # ---- intensity scale and masks ------------------------------------------------------------------------
+
 
 def intensity_scale(data: np.ndarray) -> float:
     """The value that becomes 1: `SCALE_PERCENTILE` of the voxels above 0. HR's scale serves its LR too.

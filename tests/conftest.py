@@ -32,12 +32,25 @@ def write_prepared(folder: Path, name: str, split: str, hr: np.ndarray, keep=(No
     folder = folder / name
     folder.mkdir(parents=True)
     foreground = hr > 0.1
-    arrays = {"hr": hr, "lr": truncate_kspace(hr, keep), "brain": foreground, "foreground": foreground,
-              "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32)}
+    arrays = {
+        "hr": hr,
+        "lr": truncate_kspace(hr, keep),
+        "brain": foreground,
+        "foreground": foreground,
+        "centres": (np.argwhere(foreground[::4, ::4, ::4]) * 4).astype(np.int32),
+    }
     for key, array in arrays.items():
         np.save(folder / f"{key}.npy", array)
-    meta = {"id": name, "split": split, "group": name, "kind": "person", "scale": 1.0, "keep": list(keep),
-            "shape": list(hr.shape), "affine": np.eye(4).tolist()}
+    meta = {
+        "id": name,
+        "split": split,
+        "group": name,
+        "kind": "person",
+        "scale": 1.0,
+        "keep": list(keep),
+        "shape": list(hr.shape),
+        "affine": np.eye(4).tolist(),
+    }
     (folder / "meta.json").write_text(json.dumps(meta))
     return Prepared(folder)
 
@@ -45,5 +58,7 @@ def write_prepared(folder: Path, name: str, split: str, hr: np.ndarray, keep=(No
 @pytest.fixture
 def heads(tmp_path) -> dict[str, Prepared]:
     """One prepared head a split."""
-    return {split: write_prepared(tmp_path / "prepared", f"{split}-head", split, make_head(seed=i))
-            for i, split in enumerate(("train", "validation", "test"))}
+    return {
+        split: write_prepared(tmp_path / "prepared", f"{split}-head", split, make_head(seed=i))
+        for i, split in enumerate(("train", "validation", "test"))
+    }

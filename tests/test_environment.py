@@ -23,8 +23,13 @@ def test_every_version_is_exact():
 
 
 def test_the_makefile_reads_the_same_list():
-    done = subprocess.run(["make", "--silent", "--no-print-directory", "pins"], cwd=ROOT, capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        ["make", "--silent", "--no-print-directory", "pins"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == PINS
 
 

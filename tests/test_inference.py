@@ -54,9 +54,14 @@ def test_training_mode_is_left_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in generator.state_dict().items())
 
 
-@pytest.mark.parametrize("volume, expected", [
-    (np.ones((4, 4)), r"three axes, found shape \(4, 4\)"), (np.full((4, 4, 4), np.nan), "found NaN or Inf"),
-    (np.full((4, 4, 4), np.inf), "found NaN or Inf")])
+@pytest.mark.parametrize(
+    "volume, expected",
+    [
+        (np.ones((4, 4)), r"three axes, found shape \(4, 4\)"),
+        (np.full((4, 4, 4), np.nan), "found NaN or Inf"),
+        (np.full((4, 4, 4), np.inf), "found NaN or Inf"),
+    ],
+)
 def test_a_bad_volume_is_refused(volume, expected):
     with pytest.raises(ValueError, match=expected):
         super_resolve(volume, nn.Identity())

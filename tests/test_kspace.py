@@ -42,8 +42,9 @@ def test_keeping_all_returns_the_volume_itself():
 
 def test_a_share_and_a_number_of_samples_agree():
     head = make_head((20, 40, 38))
-    np.testing.assert_array_equal(kspace.truncate_kspace(head, [None, 0.25, 0.5]),
-                                  kspace.truncate_kspace(head, [None, 10, 19]))
+    np.testing.assert_array_equal(
+        kspace.truncate_kspace(head, [None, 0.25, 0.5]), kspace.truncate_kspace(head, [None, 10, 19])
+    )
 
 
 def test_a_constant_keeps_its_value_on_either_grid():
@@ -88,9 +89,16 @@ def test_the_original_sizes_keep_64_of_320():
     assert kspace.kept_slice(320, 64) == slice(128, 192)
 
 
-@pytest.mark.parametrize("keep, expected", [
-    ([None, 2], "one entry for each of 3 axes"), ([0, None, None], "1 to 4 samples"), ([None, 9, None], "found 9"),
-    ([None, None, 1.5], "found 1.5"), ([-1, None, None], "found -1")])
+@pytest.mark.parametrize(
+    "keep, expected",
+    [
+        ([None, 2], "one entry for each of 3 axes"),
+        ([0, None, None], "1 to 4 samples"),
+        ([None, 9, None], "found 9"),
+        ([None, None, 1.5], "found 1.5"),
+        ([-1, None, None], "found -1"),
+    ],
+)
 def test_a_bad_keep_is_refused(keep, expected):
     with pytest.raises(ValueError, match=expected):
         kspace.truncate_kspace(np.ones((4, 5, 6)), keep)

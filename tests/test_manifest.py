@@ -34,22 +34,29 @@ def local(subject_id, **columns):
 
 # ---- read and write -----------------------------------------------------------------------------------
 
+
 def test_demo_has_the_heads_of_the_study():
     subjects = manifest.read_manifest(DEMO)
-    assert {s.id: s.split for s in subjects} == {"oasis": "train", "cn200": "train", "mni2009c": "validation",
-                                                 "colin27": "test", "bb1": "test", "bb2": "test"}
+    assert {s.id: s.split for s in subjects} == {
+        "oasis": "train",
+        "cn200": "train",
+        "mni2009c": "validation",
+        "colin27": "test",
+        "bb1": "test",
+        "bb2": "test",
+    }
     assert all(s.sha256 and s.licence and s.axes == (1, 2) for s in subjects)
     assert [s.kind for s in subjects] == ["average"] * 3 + ["person"] * 3
 
 
 def test_only_three_columns_are_needed(tmp_path):
-    subject, = read(tmp_path, "id,source,member\nanna,local,scans/anna.nii.gz\n")
+    (subject,) = read(tmp_path, "id,source,member\nanna,local,scans/anna.nii.gz\n")
     assert subject == Subject("anna", "local", str(tmp_path.resolve() / "scans/anna.nii.gz"), group="anna")
     assert (subject.axes, subject.kind, subject.split) == ((1, 2), "person", "")
 
 
 def test_paths_are_absolute_and_know_home(tmp_path):
-    subject, = read(tmp_path, "id,source,member,lr\nanna,local,~/a.nii,/data/a_LR.mat\n")
+    (subject,) = read(tmp_path, "id,source,member,lr\nanna,local,~/a.nii,/data/a_LR.mat\n")
     assert subject.member == str((Path.home() / "a.nii").resolve())
     assert subject.lr == "/data/a_LR.mat"
 
@@ -68,29 +75,34 @@ def test_written_manifest_reads_back(tmp_path):
 HEADER = "id,source,member"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "heads.csv: expected a header and one row a subject, found no subject"),
-    (f"{HEADER}\n", "heads.csv: expected a header .* found no subject"),
-    ("id,member\na,a.nii\n", "heads.csv: expected the columns id,source,member, found no source"),
-    (f"{HEADER},weight\na,local,a,3\n", "heads.csv: expected columns out of .*, found weight"),
-    (f"{HEADER}\na,local,a\na,local,b\n", "subject a: .*heads.csv: .* each id once, found it 2 times"),
-    (f"{HEADER}\n../a,local,a\n", r"subject ../a: .*heads.csv: id: expected letters.*found '../a'"),
-    (f"{HEADER}\n,local,a\n", r"subject \(no id\): .*heads.csv: id: expected letters.*found ''"),
-    (f"{HEADER}\na,local,a,b\n", "subject a: .*heads.csv: row: .*no more values than columns, found 'b'"),
-    (f"{HEADER}\na,ftp:x,a\n", "subject a: .*heads.csv: source: expected pypi.*found 'ftp:x'"),
-    (f"{HEADER}\na,pypi:--pre==1,a\n", "subject a: .*source: expected pypi.*found 'pypi:--pre==1'"),
-    (f"{HEADER}\na,local,\n", "subject a: .*heads.csv: member: expected one file.*found ''"),
-    (f"{HEADER}\na,local,x/a;y/a\n", "subject a: .*member: expected .*different names.*'x/a;y/a'"),
-    (f"{HEADER},lr\na,npm:x@1,a,b.nii\n", "subject a: .*lr: expected none for a package.*found 'b.nii'"),
-    (f"{HEADER},sha256\na,local,a,12ab\n", "subject a: .*sha256: expected 1 of 64 hexa.*found '12ab'"),
-    (f"{HEADER},sha256\na,local,a;b,{SHA}\n", "subject a: .*sha256: expected 2 of 64 hexadecimal digits"),
-    (f"{HEADER},split\na,local,a,dev\n", "subject a: .*split: expected one of train, .*found 'dev'"),
-    (f"{HEADER},axes\na,local,a,1 3\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 3'"),
-    (f"{HEADER},axes\na,local,a,1 1\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 1'"),
-    (f"{HEADER},kind\na,local,a,cat\n", "subject a: .*kind: expected person or average, found 'cat'"),
-    (f"{HEADER},group,split\na,local,a,g,train\nb,local,b,g,test\n",
-     "subject b: .*heads.csv: expected leakage group g in one split, found a in train and b in test"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "heads.csv: expected a header and one row a subject, found no subject"),
+        (f"{HEADER}\n", "heads.csv: expected a header .* found no subject"),
+        ("id,member\na,a.nii\n", "heads.csv: expected the columns id,source,member, found no source"),
+        (f"{HEADER},weight\na,local,a,3\n", "heads.csv: expected columns out of .*, found weight"),
+        (f"{HEADER}\na,local,a\na,local,b\n", "subject a: .*heads.csv: .* each id once, found it 2 times"),
+        (f"{HEADER}\n../a,local,a\n", r"subject ../a: .*heads.csv: id: expected letters.*found '../a'"),
+        (f"{HEADER}\n,local,a\n", r"subject \(no id\): .*heads.csv: id: expected letters.*found ''"),
+        (f"{HEADER}\na,local,a,b\n", "subject a: .*heads.csv: row: .*no more values than columns, found 'b'"),
+        (f"{HEADER}\na,ftp:x,a\n", "subject a: .*heads.csv: source: expected pypi.*found 'ftp:x'"),
+        (f"{HEADER}\na,pypi:--pre==1,a\n", "subject a: .*source: expected pypi.*found 'pypi:--pre==1'"),
+        (f"{HEADER}\na,local,\n", "subject a: .*heads.csv: member: expected one file.*found ''"),
+        (f"{HEADER}\na,local,x/a;y/a\n", "subject a: .*member: expected .*different names.*'x/a;y/a'"),
+        (f"{HEADER},lr\na,npm:x@1,a,b.nii\n", "subject a: .*lr: expected none for a package.*found 'b.nii'"),
+        (f"{HEADER},sha256\na,local,a,12ab\n", "subject a: .*sha256: expected 1 of 64 hexa.*found '12ab'"),
+        (f"{HEADER},sha256\na,local,a;b,{SHA}\n", "subject a: .*sha256: expected 2 of 64 hexadecimal digits"),
+        (f"{HEADER},split\na,local,a,dev\n", "subject a: .*split: expected one of train, .*found 'dev'"),
+        (f"{HEADER},axes\na,local,a,1 3\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 3'"),
+        (f"{HEADER},axes\na,local,a,1 1\n", "subject a: .*axes: expected different ones of 0 1 2.*'1 1'"),
+        (f"{HEADER},kind\na,local,a,cat\n", "subject a: .*kind: expected person or average, found 'cat'"),
+        (
+            f"{HEADER},group,split\na,local,a,g,train\nb,local,b,g,test\n",
+            "subject b: .*heads.csv: expected leakage group g in one split, found a in train and b in test",
+        ),
+    ],
+)
 def test_bad_manifest(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         read(tmp_path, text)
@@ -106,6 +118,7 @@ def test_missing_or_binary_manifest(tmp_path):
 
 
 # ---- split --------------------------------------------------------------------------------------------
+
 
 def test_seeded_split_does_not_depend_on_order():
     subjects = [local(f"s{i}") for i in range(40)]
@@ -142,6 +155,7 @@ def test_bad_split():
 
 
 # ---- HCP ----------------------------------------------------------------------------------------------
+
 
 def hcp_tree(root, *ids, lr=False):
     for i in ids:
@@ -180,6 +194,7 @@ def test_bad_hcp(tmp_path):
 
 # ---- fetch --------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def index(tmp_path, monkeypatch):
     """A folder that pip takes for its only index, with one wheel in it; the real pip does the rest."""
@@ -202,7 +217,7 @@ def wheel_head(subject_id="one", member="heads/t1.nii", source="pypi:heads==1.0"
 
 def test_fetch_then_cache_then_repair(tmp_path, index, monkeypatch):
     cache = tmp_path / "cache"
-    file, = manifest.fetch(wheel_head(), cache)
+    (file,) = manifest.fetch(wheel_head(), cache)
     assert file == cache / "one" / "t1.nii"
     assert file.read_bytes() == HEAD
     assert os.listdir(cache / "one") == ["t1.nii"]
@@ -222,8 +237,11 @@ def test_fetch_all_downloads_each_package_once(tmp_path, index, monkeypatch):
     download = manifest._download
     monkeypatch.setattr(manifest, "_download", lambda *asked: sources.append(asked[0]) or download(*asked))
     (tmp_path / "c.nii").write_bytes(HEAD)
-    heads = [wheel_head(), Subject("own", "local", str(tmp_path / "c.nii"), sha256=SHA),
-             wheel_head("two", "heads/t2.nii;heads/t1.nii", sha256=f"{SHA};{SHA}")]
+    heads = [
+        wheel_head(),
+        Subject("own", "local", str(tmp_path / "c.nii"), sha256=SHA),
+        wheel_head("two", "heads/t2.nii;heads/t1.nii", sha256=f"{SHA};{SHA}"),
+    ]
     found = manifest.fetch_all(heads, tmp_path / "cache")
     assert list(found) == ["one", "own", "two"]
     assert [file.name for file in found["two"]] == ["t2.nii", "t1.nii"]

@@ -15,9 +15,13 @@ def pair():
 
 def test_agrees_with_scikit_image_over_the_whole_volume(pair):
     image, hr = pair
-    assert metrics.psnr(image, hr) == pytest.approx(reference.peak_signal_noise_ratio(hr, image, data_range=1), abs=1e-5)
+    assert metrics.psnr(image, hr) == pytest.approx(
+        reference.peak_signal_noise_ratio(hr, image, data_range=1), abs=1e-5
+    )
     assert metrics.nrmse(image, hr) == pytest.approx(reference.normalized_root_mse(hr, image), rel=1e-6)
-    assert metrics.ssim(image, hr) == pytest.approx(reference.structural_similarity(image, hr, data_range=1), abs=1e-6)
+    assert metrics.ssim(image, hr) == pytest.approx(
+        reference.structural_similarity(image, hr, data_range=1), abs=1e-6
+    )
 
 
 def test_a_known_error_has_its_known_value():
@@ -41,8 +45,14 @@ def test_a_mask_looks_only_inside(pair):
 
 
 def test_mean_and_sd_are_over_subjects():
-    table = pd.DataFrame({"method": ["a", "a", "b"], "psnr": [30.0, 32.0, 25.0], "ssim": [0.9, 0.8, 0.7],
-                          "nrmse": [0.1, 0.3, 0.2]})
+    table = pd.DataFrame(
+        {
+            "method": ["a", "a", "b"],
+            "psnr": [30.0, 32.0, 25.0],
+            "ssim": [0.9, 0.8, 0.7],
+            "nrmse": [0.1, 0.3, 0.2],
+        }
+    )
     summary = metrics.summarise(table, ["method"]).set_index("method")
     assert summary.loc["a", "subjects"] == 2 and summary.loc["a", "psnr_mean"] == 31
     assert summary.loc["a", "psnr_sd"] == pytest.approx(np.sqrt(2))

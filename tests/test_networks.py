@@ -68,8 +68,9 @@ def test_dropping_the_halo_on_the_way_gives_the_same_voxels(trained, cut):
     kept = tuple(slice(17 * low, n - 17 * high) for n, (low, high) in zip(x.shape[2:], cut, strict=True))
     with torch.no_grad():
         expected = trained(x)[(slice(None), slice(None), *kept)]
-        torch.testing.assert_close(trained.forward_tile(x, cut), expected, rtol=1e-4,
-                                   atol=1e-4 * expected.abs().max().item())
+        torch.testing.assert_close(
+            trained.forward_tile(x, cut), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+        )
 
 
 def test_the_discriminator_has_the_known_size():
@@ -81,7 +82,7 @@ def test_both_heads_score_each_patch_on_its_own():
         discriminator = Discriminator(16, head=head, width=4)
         x = torch.randn(3, 1, 16, 16, 16)
         with torch.no_grad():
-            together, alone = discriminator(x), torch.cat([discriminator(x[i:i + 1]) for i in range(3)])
+            together, alone = discriminator(x), torch.cat([discriminator(x[i : i + 1]) for i in range(3)])
         assert together.shape == (3,)
         torch.testing.assert_close(together, alone)
 
@@ -92,7 +93,9 @@ def test_slope_one_makes_the_discriminator_blind_to_sign_up_to_its_layernorms():
     x, y = torch.randn(2, 1, 1, 16, 16, 16)
     with torch.no_grad():
         zero = first(torch.zeros_like(x))
-        torch.testing.assert_close(first(x + y) - zero, (first(x) - zero) + (first(y) - zero), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            first(x + y) - zero, (first(x) - zero) + (first(y) - zero), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("wrong", [{"patch_size": 24}, {"patch_size": 8}, {"head": "max"}])
@@ -154,10 +157,14 @@ def test_no_pickle_is_executed(tmp_path):
 
 def test_a_checkpoint_of_another_architecture_names_the_difference(tmp_path):
     save_weights(Discriminator(16, width=4), tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match="d.safetensors: expected mDCSRN b4u4, found .*: block0.denselayer1.conv.weight"):
+    with pytest.raises(
+        ValueError, match="d.safetensors: expected mDCSRN b4u4, found .*: block0.denselayer1.conv.weight"
+    ):
         load_generator(tmp_path / "d.safetensors")
     save_weights(Generator(growth_rate=8), tmp_path / "narrow.safetensors")
-    with pytest.raises(ValueError, match=r"conv0.weight: expected shape \(32, 1, 3, 3, 3\), found \(16, 1, 3, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"conv0.weight: expected shape \(32, 1, 3, 3, 3\), found \(16, 1, 3, 3, 3\)"
+    ):
         load_generator(tmp_path / "narrow.safetensors")
 
 
@@ -166,7 +173,11 @@ def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
         load_generator(tmp_path / "none.safetensors")
     save_weights(trained, tmp_path / "g.safetensors")
     whole = (tmp_path / "g.safetensors").read_bytes()
-    for name, content in {"cut.safetensors": whole[:5000], "text.pt": b"hello", "empty.safetensors": b""}.items():
+    for name, content in {
+        "cut.safetensors": whole[:5000],
+        "text.pt": b"hello",
+        "empty.safetensors": b"",
+    }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}: expected"):
             load_generator(tmp_path / name)

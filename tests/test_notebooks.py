@@ -63,8 +63,12 @@ def test_committed_notebook_holds_nothing_that_changes_with_each_run(source):
 @each_notebook
 def test_one_title_at_the_top(source):
     cells = jupytext.read(source).cells
-    titles = [i for i, cell in enumerate(cells) if cell.cell_type == "markdown"
-              for _ in re.findall(r"^# \S", cell.source, re.MULTILINE)]
+    titles = [
+        i
+        for i, cell in enumerate(cells)
+        if cell.cell_type == "markdown"
+        for _ in re.findall(r"^# \S", cell.source, re.MULTILINE)
+    ]
     assert titles == [0]
 
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from conftest import make_head, write_prepared
 
-from sprl_utils.patches import (GridPatches, RandomPatches, Tile, batch, grid_corners, make_tiles, plan_tiles, shrink,
-                                stitch)
+from sprl_utils.patches import (
+    GridPatches,
+    RandomPatches,
+    Tile,
+    batch,
+    grid_corners,
+    make_tiles,
+    plan_tiles,
+    shrink,
+    stitch,
+)
 
 
 def test_a_patch_is_what_stands_at_its_place(heads):
@@ -18,7 +27,7 @@ def test_a_patch_is_what_stands_at_its_place(heads):
     for i in range(20):
         lr, hr = RandomPatches([subject], 8, seed=3, flips=False).patch(i)
         x, y, z = np.unravel_index(int(hr[0, 0, 0]), index.shape)
-        np.testing.assert_array_equal(hr, index[x:x + 8, y:y + 8, z:z + 8])
+        np.testing.assert_array_equal(hr, index[x : x + 8, y : y + 8, z : z + 8])
         np.testing.assert_array_equal(lr, hr + 0.5)
 
 
@@ -32,8 +41,11 @@ def test_flips_turn_lr_and_hr_together(heads):
     turned = set()
     for i in range(64):
         (lr, hr), (lr_flip, hr_flip) = plain.patch(i), flipped.patch(i)
-        fits = [axes for axes in [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
-                if np.array_equal(np.flip(hr, axes), hr_flip) and np.array_equal(np.flip(lr, axes), lr_flip)]
+        fits = [
+            axes
+            for axes in [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+            if np.array_equal(np.flip(hr, axes), hr_flip) and np.array_equal(np.flip(lr, axes), lr_flip)
+        ]
         assert fits
         turned.update(fits)
     assert len(turned) == 8
@@ -58,7 +70,7 @@ def test_an_epoch_of_the_grid_uses_its_share_once_and_never_what_is_left_out(tmp
     """Each cube is filled with its own number."""
     hr = np.zeros((16, 16, 24), np.float32)
     for number, (x, y, z) in enumerate(grid_corners(hr.shape, 8)):
-        hr[x:x + 8, y:y + 8, z:z + 8] = number
+        hr[x : x + 8, y : y + 8, z : z + 8] = number
     subject = write_prepared(tmp_path, "numbered", "train", hr)
     patches = GridPatches([subject], 8, seed=1, usage=0.5, leave_out=[0, 3])
     assert patches.per_epoch == 5
@@ -71,7 +83,9 @@ def test_an_epoch_of_the_grid_uses_its_share_once_and_never_what_is_left_out(tmp
 def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
     small = write_prepared(tmp_path, "tiny", "train", make_head((7, 20, 20)))
     for kind in (RandomPatches, GridPatches):
-        with pytest.raises(ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"):
+        with pytest.raises(
+            ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"
+        ):
             kind([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):
         RandomPatches([], 8, seed=0)
@@ -87,7 +101,12 @@ def test_bad_grid_settings_are_refused(heads):
 def test_tiles_of_a_small_square():
     tiles = make_tiles((4, 4, 1), (2, 2, 1), halo=1)
     low, high, all_ = slice(0, 2), slice(2, 4), slice(0, 1)
-    assert [t.inner for t in tiles] == [(low, low, all_), (low, high, all_), (high, low, all_), (high, high, all_)]
+    assert [t.inner for t in tiles] == [
+        (low, low, all_),
+        (low, high, all_),
+        (high, low, all_),
+        (high, high, all_),
+    ]
     assert tiles[0].outer == (slice(0, 3), slice(0, 3), all_)
     assert tiles[3].outer == (slice(1, 4), slice(1, 4), all_)
     assert tiles[3].crop == (slice(1, 3), slice(1, 3), all_)
@@ -116,7 +135,9 @@ def test_a_plan_without_a_bound_is_one_tile():
 
 
 def test_too_little_memory_for_any_tile_is_said():
-    with pytest.raises(ValueError, match=r"\(100, 100, 100\) with a halo of 17 needs tiles of more than the 100 voxels"):
+    with pytest.raises(
+        ValueError, match=r"\(100, 100, 100\) with a halo of 17 needs tiles of more than the 100 voxels"
+    ):
         plan_tiles((100, 100, 100), halo=17, max_voxels=100)
 
 
@@ -124,6 +145,7 @@ def test_a_tile_shrinks_to_what_it_holds():
     foreground = np.zeros((10, 10, 10), bool)
     foreground[6:8, 2:9, 5] = True
     tile = Tile((slice(3, 10),) * 3, (slice(5, 10),) * 3)
-    assert shrink(tile, foreground, halo=2) == Tile((slice(4, 10), slice(3, 10), slice(3, 8)),
-                                                    (slice(6, 8), slice(5, 9), slice(5, 6)))
+    assert shrink(tile, foreground, halo=2) == Tile(
+        (slice(4, 10), slice(3, 10), slice(3, 8)), (slice(6, 8), slice(5, 9), slice(5, 6))
+    )
     assert shrink(Tile((slice(0, 5),) * 3, (slice(0, 4),) * 3), foreground, halo=1) is None

@@ -15,8 +15,18 @@ def save(path, data):
 
 
 def subject_of(path, name="s1", split="train", lr=""):
-    return Subject(id=name, source="local", member=str(path), lr=str(lr), sha256="", licence="", group=name, split=split,
-                   axes=(1, 2), kind="person")
+    return Subject(
+        id=name,
+        source="local",
+        member=str(path),
+        lr=str(lr),
+        sha256="",
+        licence="",
+        group=name,
+        split=split,
+        axes=(1, 2),
+        kind="person",
+    )
 
 
 # these little heads have no scalp, and so no brain within one
@@ -43,8 +53,10 @@ def test_a_crop_knows_where_it_was_cut(tmp_path, scan):
     whole = prepare_subject(subject_of(scan), [scan], tmp_path / "whole", Recipe())
     cut = prepare_subject(subject_of(scan), [scan], tmp_path / "cut", Recipe(crop=(16, 20, 12)))
     assert cut.hr.shape == (16, 20, 12)
-    x, y, z = np.linalg.solve(np.array(whole.meta["affine"]), np.array(cut.meta["affine"])[:, 3])[:3].astype(int)
-    np.testing.assert_array_equal(cut.hr, whole.hr[x:x + 16, y:y + 20, z:z + 12])
+    x, y, z = np.linalg.solve(np.array(whole.meta["affine"]), np.array(cut.meta["affine"])[:, 3])[:3].astype(
+        int
+    )
+    np.testing.assert_array_equal(cut.hr, whole.hr[x : x + 16, y : y + 20, z : z + 12])
 
 
 def test_an_own_lr_is_taken_as_it_is(tmp_path, scan):
@@ -65,7 +77,9 @@ def test_an_own_lr_of_another_size_is_refused_and_nothing_is_left(tmp_path, scan
 def test_what_is_there_is_kept_until_recipe_or_file_change(tmp_path, scan):
     out = tmp_path / "out"
     first = (prepare_subject(subject_of(scan), [scan], out, Recipe()).folder / "hr.npy").stat().st_mtime_ns
-    assert (prepare_subject(subject_of(scan), [scan], out, Recipe()).folder / "hr.npy").stat().st_mtime_ns == first
+    assert (
+        prepare_subject(subject_of(scan), [scan], out, Recipe()).folder / "hr.npy"
+    ).stat().st_mtime_ns == first
     again = prepare_subject(subject_of(scan), [scan], out, Recipe(keep=0.5))
     assert again.meta["keep"] == [None, 0.5, 0.5]
     before = np.array(again.hr)

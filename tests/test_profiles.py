@@ -46,19 +46,30 @@ def write_profile(notebooks: list[Path], text: str) -> Path:
 
 
 def test_parameters_are_those_of_the_tagged_cell(notebooks):
-    assert notebook_parameters(notebooks[0]) == {"profile": "smoke", "keep": 0.25, "steps": 10, "flips": True,
-                                                 "crop": [8, 8], "leave_out": [], "scale": None, "low": -0.5}
+    assert notebook_parameters(notebooks[0]) == {
+        "profile": "smoke",
+        "keep": 0.25,
+        "steps": 10,
+        "flips": True,
+        "crop": [8, 8],
+        "leave_out": [],
+        "scale": None,
+        "low": -0.5,
+    }
     assert set(all_parameters(notebooks)) == set(notebook_parameters(notebooks[0])) | {"jobs"}
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("# %%\na = 1\n", "01_first.py: expected one parameters cell, found 0"),
-    (SECOND + SECOND, "01_first.py: expected one parameters cell, found 2"),
-    ('# %% tags=["parameters"]\na = 2 * b\n', "expected name = literal, found a = 2 [*] b"),
-    ('# %% tags=["parameters"]\na = b = 1\n', "expected name = literal, found a = b = 1"),
-    ('# %% tags=["parameters"]\nprint(1)\n', r"expected name = literal, found print\(1\)"),
-    ('# %% tags=["parameters"]\na = 1\na = 2\n', "expected a once, found twice"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# %%\na = 1\n", "01_first.py: expected one parameters cell, found 0"),
+        (SECOND + SECOND, "01_first.py: expected one parameters cell, found 2"),
+        ('# %% tags=["parameters"]\na = 2 * b\n', "expected name = literal, found a = 2 [*] b"),
+        ('# %% tags=["parameters"]\na = b = 1\n', "expected name = literal, found a = b = 1"),
+        ('# %% tags=["parameters"]\nprint(1)\n', r"expected name = literal, found print\(1\)"),
+        ('# %% tags=["parameters"]\na = 1\na = 2\n', "expected a once, found twice"),
+    ],
+)
 def test_a_bad_parameters_cell_is_said(notebooks, text, message):
     notebooks[0].write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -72,41 +83,60 @@ def test_notebooks_that_disagree_about_a_default(notebooks, other):
         all_parameters(notebooks)
 
 
-@pytest.mark.parametrize("line", [
-    "", "keep: 1", "steps: 5", "flips: false", "crop: []", "crop: [1, 2, 3]", "leave_out: [1, a]",
-    "scale: 4095.0", "scale: null", "scale: [1]", "jobs: 4", "low: 5.0e-6",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "keep: 1",
+        "steps: 5",
+        "flips: false",
+        "crop: []",
+        "crop: [1, 2, 3]",
+        "leave_out: [1, a]",
+        "scale: 4095.0",
+        "scale: null",
+        "scale: [1]",
+        "jobs: 4",
+        "low: 5.0e-6",
+    ],
+)
 def test_what_fits_passes(notebooks, line):
     check_profile(write_profile(notebooks, f"profile: mine\n{line}\n"), notebooks)
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("stepz: 5", "profile mine: stepz: expected a parameter of a notebook, found none of that name"),
-    ("steps: 5.0", "profile mine: steps: expected int, found float: 5.0"),
-    ("steps: true", "profile mine: steps: expected int, found bool: True"),
-    ("keep: true", "profile mine: keep: expected float, found bool: True"),
-    ("keep: 5e-6", "profile mine: keep: expected float, found str: '5e-6'"),
-    ("flips: 1", "profile mine: flips: expected bool, found int: 1"),
-    ("crop: 8", "profile mine: crop: expected list of int, found int: 8"),
-    ("crop: [8, 8.5]", "profile mine: crop: expected list of int, found list of float or int"),
-    ("steps: null", "profile mine: steps: expected int, found NoneType: None"),
-    ("leave_out: all", "profile mine: leave_out: expected list, found str: 'all'"),
-])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("stepz: 5", "profile mine: stepz: expected a parameter of a notebook, found none of that name"),
+        ("steps: 5.0", "profile mine: steps: expected int, found float: 5.0"),
+        ("steps: true", "profile mine: steps: expected int, found bool: True"),
+        ("keep: true", "profile mine: keep: expected float, found bool: True"),
+        ("keep: 5e-6", "profile mine: keep: expected float, found str: '5e-6'"),
+        ("flips: 1", "profile mine: flips: expected bool, found int: 1"),
+        ("crop: 8", "profile mine: crop: expected list of int, found int: 8"),
+        ("crop: [8, 8.5]", "profile mine: crop: expected list of int, found list of float or int"),
+        ("steps: null", "profile mine: steps: expected int, found NoneType: None"),
+        ("leave_out: all", "profile mine: leave_out: expected list, found str: 'all'"),
+    ],
+)
 def test_what_does_not_fit_is_named(notebooks, line, message):
     with pytest.raises(ValueError, match="^[^\n]*$") as error:
         check_profile(write_profile(notebooks, f"profile: mine\n{line}\n"), notebooks)
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("steps: 5\n", "profile mine: profile: expected 'mine', found None"),
-    ("profile: demo\n", "profile mine: profile: expected 'mine', found 'demo'"),
-    ("profile: mine\nsteps: 5\nsteps: 6\n", "profile mine: steps: expected once, found 2 times"),
-    ("- a\n", "profile mine: expected names and values, found list"),
-    ("", "profile mine: expected names and values, found NoneType"),
-    ("1: 2\n", "profile mine: expected names and values"),
-    ("a: [1\n", "profile mine: expected YAML, found "),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 5\n", "profile mine: profile: expected 'mine', found None"),
+        ("profile: demo\n", "profile mine: profile: expected 'mine', found 'demo'"),
+        ("profile: mine\nsteps: 5\nsteps: 6\n", "profile mine: steps: expected once, found 2 times"),
+        ("- a\n", "profile mine: expected names and values, found list"),
+        ("", "profile mine: expected names and values, found NoneType"),
+        ("1: 2\n", "profile mine: expected names and values"),
+        ("a: [1\n", "profile mine: expected YAML, found "),
+    ],
+)
 def test_a_bad_profile_is_said_in_one_line(notebooks, text, message):
     with pytest.raises(ValueError, match="^[^\n]*$") as error:
         check_profile(write_profile(notebooks, text), notebooks)

@@ -17,10 +17,21 @@ from sprl_utils import training
 from sprl_utils.networks import Generator, load_generator, save_weights
 from sprl_utils.patches import Prepared, RandomPatches
 
-PRETRAIN = training.PretrainSettings(steps=9, learning_rate=1e-3, rate_schedule="cosine", rate_warmup=2, average=0.9,
-                                     init="identity", every=2)
-GAN = training.GanSettings(steps=14, learning_rate=1e-4, warmup=4, d_per_g=2, extra_every=6, extra=2, patch_size=16,
-                           width=2, every=2, validate_every=14)
+PRETRAIN = training.PretrainSettings(
+    steps=9, learning_rate=1e-3, rate_schedule="cosine", rate_warmup=2, average=0.9, init="identity", every=2
+)
+GAN = training.GanSettings(
+    steps=14,
+    learning_rate=1e-4,
+    warmup=4,
+    d_per_g=2,
+    extra_every=6,
+    extra=2,
+    patch_size=16,
+    width=2,
+    every=2,
+    validate_every=14,
+)
 
 
 def run_pretrain(prepared: Path, out: Path, **changes) -> pd.DataFrame:
@@ -36,8 +47,15 @@ def run_gan(prepared: Path, out: Path, **changes) -> pd.DataFrame:
         torch.manual_seed(3)
         save_weights(Generator(init="identity"), start)
     settings = training.GanSettings(**(vars(GAN) | changes))
-    return training.train_gan(start, patches, [Prepared(prepared / "validation-head")], out, settings,
-                              training.make_fabric("cpu", "32-true"), [16, 16, 16])
+    return training.train_gan(
+        start,
+        patches,
+        [Prepared(prepared / "validation-head")],
+        out,
+        settings,
+        training.make_fabric("cpu", "32-true"),
+        [16, 16, 16],
+    )
 
 
 RUNS = {"pretrain": run_pretrain, "gan": run_gan}
@@ -76,8 +94,10 @@ def test_the_running_average_of_a_constant_is_the_constant():
     average = training.copy.deepcopy(model)
     for step in range(5):
         training.update_average(average, model, 0.9, step)
-    assert all(torch.allclose(a, b) for a, b in zip(average.state_dict().values(), model.state_dict().values(),
-                                                    strict=True))
+    assert all(
+        torch.allclose(a, b)
+        for a, b in zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    )
     with torch.no_grad():
         model[0].weight += 1
     before = average[0].weight.clone()
@@ -87,7 +107,9 @@ def test_the_running_average_of_a_constant_is_the_constant():
 
 def test_reconstruction_and_compressors_learn_at_their_own_rates():
     generator = Generator()
-    settings = training.PretrainSettings(steps=1, learning_rate=1.0, rate_reconstruction=0.05, rate_compressors=0.3)
+    settings = training.PretrainSettings(
+        steps=1, learning_rate=1.0, rate_reconstruction=0.05, rate_compressors=0.3
+    )
     rate = {id(p): g["lr"] for g in training._rate_groups(generator, settings) for p in g["params"]}
     assert len(rate) == len(list(generator.parameters()))
     for name, parameter in generator.named_parameters():
@@ -119,7 +141,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(stage, heads, tmp_pa
     prepared = tmp_path / "prepared"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     RUNS[stage](prepared, whole)
-    code = f"import test_training as t, pathlib as p; t.RUNS[{stage!r}](p.Path({str(prepared)!r}), p.Path({str(killed)!r}))"
+    code = f"from test_training import *; RUNS[{stage!r}](Path({str(prepared)!r}), Path({str(killed)!r}))"
     start = [sys.executable, "-c", code]
     place = {"cwd": Path(__file__).parent, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}}
     stopped = []
@@ -129,11 +151,16 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(stage, heads, tmp_pa
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        stopped.append(training.read_checkpoint(killed / "checkpoint.pt")["step"]
-                       if (killed / "checkpoint.pt").exists() else None)
+        stopped.append(
+            training.read_checkpoint(killed / "checkpoint.pt")["step"]
+            if (killed / "checkpoint.pt").exists()
+            else None
+        )
     subprocess.run(start, check=True, capture_output=True, **place)
     total = (PRETRAIN if stage == "pretrain" else GAN).steps
-    assert any(step is not None and step + 1 < total for step in stopped), "the run was never stopped half-way"
+    assert any(step is not None and step + 1 < total for step in stopped), (
+        "the run was never stopped half-way"
+    )
     networks = ["generator.safetensors"] + ["discriminator.safetensors"] * (stage == "gan")
     assert same_files(whole, killed, [*networks, "history.csv"])
 
@@ -163,7 +190,10 @@ def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):
     """One checkpoint a step: between two of them the generator differs exactly where the schedule says G."""
     history = run_gan(tmp_path / "prepared", tmp_path / "run", every=1)
     moved = [0.0, *history["weight_change"]]
-    schedule = [training.gan_schedule(s, GAN.warmup, GAN.d_per_g, GAN.extra_every, GAN.extra) for s in range(GAN.steps)]
+    schedule = [
+        training.gan_schedule(s, GAN.warmup, GAN.d_per_g, GAN.extra_every, GAN.extra)
+        for s in range(GAN.steps)
+    ]
     assert "".join("D" if a == b else "G" for a, b in itertools.pairwise(moved)) == "".join(schedule)
     assert history["g_steps"].iloc[-1] == schedule.count("G") > 0
     assert history["l1"].notna().tolist() == [s == "G" for s in schedule]
@@ -172,8 +202,10 @@ def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):
 
 def test_batchnorm_statistics_stay_those_of_pretraining(heads, tmp_path):
     run_gan(tmp_path / "prepared", tmp_path / "run")
-    before, after = (load_generator(p).state_dict() for p in
-                     (tmp_path / "start.safetensors", tmp_path / "run" / "generator.safetensors"))
+    before, after = (
+        load_generator(p).state_dict()
+        for p in (tmp_path / "start.safetensors", tmp_path / "run" / "generator.safetensors")
+    )
     assert all(torch.equal(before[k], after[k]) for k in before if "running" in k)
 
 
@@ -181,7 +213,9 @@ def test_a_damaged_checkpoint_is_named(heads, tmp_path):
     run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="checkpoint.pt: expected a training checkpoint, found one that cannot be read"):
+    with pytest.raises(
+        ValueError, match="checkpoint.pt: expected a training checkpoint, found one that cannot be read"
+    ):
         run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
 
 

@@ -29,6 +29,7 @@ def save(path, data, affine=AFFINE):
 
 # ---- in and out ---------------------------------------------------------------------------------------
 
+
 def test_nifti_keeps_axis_order_affine_and_scaling(tmp_path):
     image = nib.Nifti1Image(RAMP, AFFINE)
     image.set_data_dtype(np.int16)
@@ -107,21 +108,31 @@ def test_bad_minc(tmp_path):
 
 # ---- bad input ----------------------------------------------------------------------------------------
 
+
 def with_value(value):
     data = RAMP.copy()
     data[1, 2, 3] = value
     return data
 
 
-@pytest.mark.parametrize("data, message", [
-    (with_value(np.nan), "expected finite values, found 1 voxels of NaN or Inf"),
-    (with_value(-np.inf), "expected finite values, found 1 voxels of NaN or Inf"),
-    (np.full((2, 3, 4), 7, np.float32), r"expected an image, found a constant volume \(shape \(2, 3, 4\)\)"),
-    (np.stack([RAMP, RAMP], axis=-1), r"expected a 3D volume, found 4D of shape \(2, 3, 4, 2\)"),
-    (RAMP[0], r"expected a 3D volume, found 2D of shape \(3, 4\)"),
-    (RAMP.astype(np.complex64), "expected one real number a voxel, found complex64"),
-    (np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "expected one real number a voxel, found"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (with_value(np.nan), "expected finite values, found 1 voxels of NaN or Inf"),
+        (with_value(-np.inf), "expected finite values, found 1 voxels of NaN or Inf"),
+        (
+            np.full((2, 3, 4), 7, np.float32),
+            r"expected an image, found a constant volume \(shape \(2, 3, 4\)\)",
+        ),
+        (np.stack([RAMP, RAMP], axis=-1), r"expected a 3D volume, found 4D of shape \(2, 3, 4, 2\)"),
+        (RAMP[0], r"expected a 3D volume, found 2D of shape \(3, 4\)"),
+        (RAMP.astype(np.complex64), "expected one real number a voxel, found complex64"),
+        (
+            np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]),
+            "expected one real number a voxel, found",
+        ),
+    ],
+)
 def test_bad_values(tmp_path, data, message):
     path = save(tmp_path / "head.nii", data)
     with pytest.raises(ValueError, match=f"subject anna: .*head.nii: {message}") as error:
@@ -135,7 +146,7 @@ def test_truncated_file(tmp_path, name, share, capfd):
     noise = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
     path = save(tmp_path / name, noise)
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(share * len(whole))])
+    path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=f"subject anna: .*{name}: .*found a file that cannot be read"):
         read_volume(path, "anna")
     assert capfd.readouterr() == ("", "")
@@ -179,6 +190,7 @@ def test_pair_of_different_size():
 
 # ---- scale and masks ----------------------------------------------------------------------------------
 
+
 def test_intensity_scale_ignores_air():
     data = np.zeros(2001, np.float32)
     data[:1001] = np.arange(1001)
@@ -192,7 +204,7 @@ def test_intensity_scale_ignores_air():
 def head():
     """Spheres: bright brain to 62 mm, dark skull to 70 mm, bright scalp to 82 mm; voxels of 2.5 mm."""
     x, y, z = np.indices((72, 68, 70)) * 2.5
-    radius = np.sqrt((x - 90)**2 + (y - 85)**2 + (z - 87)**2)
+    radius = np.sqrt((x - 90) ** 2 + (y - 85) ** 2 + (z - 87) ** 2)
     data = np.select([radius < 62, radius < 70, radius < 82], [100, 15, 120], 0).astype(np.float32)
     return radius, np.abs(data + np.random.default_rng(0).normal(0, 3, data.shape)).astype(np.float32)
 
