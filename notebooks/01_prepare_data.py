@@ -114,16 +114,14 @@ figures.save(figure, results / "figures" / "kspace.png")
 # Then as images, in three planes, cut to the brain:
 
 # %%
-box = figures.brain_box(np.asarray(shown.brain))
-figure = figures.three_planes({"HR": hr[box], "LR": lr[box], "LR - HR + 0.5": (lr - hr)[box] + 0.5},
-                              title=f"{shown.meta['id']} ({shown.meta['split']})")
+figure = figures.three_planes({"HR": hr, "LR": lr, "LR - HR + 0.5": lr - hr + 0.5}, shown)
 figures.save(figure, results / "figures" / "hr_lr.png")
 
 # %% [markdown]
-# **What is to be seen** (training head). Edges across y and z are smeared and ring (Gibbs); the x axis
-# was not cut, so the axial and sagittal planes blur in one or two directions only. The difference holds edges
-# and little
-# else: that is what a network has to put back.
+# **What is to be seen** (training head). Edges across the two cut axes are smeared and ring (Gibbs). The
+# file's
+# first axis, left to right in these heads, was not cut: the sagittal plane blurs in both directions, the
+# other two planes in one. The difference holds edges and little else: that is what a network has to put back.
 
 # %%
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
@@ -134,13 +132,14 @@ assert lr.shape == hr.shape and np.isfinite(lr).all()
 # ## Patches
 #
 # Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches
-# nothing. The original project cut the volume into a fixed grid of cubes instead (orange on the right-hand
-# figure below: the cubes that the slice passes through).
+# nothing. The original project cut the volume into a fixed grid of cubes instead. Both are drawn in orange
+# below, where the slice passes through them.
 
 # %%
 patches = RandomPatches([shown], patch_size, seed)
 rng = np.random.default_rng(seed)
-corners = np.clip(shown.centres[rng.choice(len(shown.centres), 60)] - patch_size // 2, 0, None)
+corners = shown.centres[rng.choice(len(shown.centres), 60)] - patch_size // 2
+corners = np.clip(corners, 0, np.array(hr.shape) - patch_size)
 figure = figures.patch_grid(shown, corners, patch_size)
 
 # %%

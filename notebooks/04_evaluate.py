@@ -122,7 +122,7 @@ figures.save(figure, results / "figures" / "bars.png")
 
 # %%
 head = heads[0]
-figure = figures.comparison(pictures[head.meta["id"]], head.hr, head.brain, f"{head.meta['id']} (test)")
+figure = figures.comparison(pictures[head.meta["id"]], head)
 figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 
 # %% [markdown]
@@ -133,11 +133,11 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # %%
 for other in heads[1:]:
     name = other.meta["id"]
-    figure = figures.comparison(pictures[name], other.hr, other.brain, f"{name} (test)")
+    figure = figures.comparison(pictures[name], other)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
     figures.plt.close(figure)
 images = pictures[head.meta["id"]] | {"HR": head.hr}
-figures.save(figures.strip(images, head.brain), results / "figures" / "strip.png")
+figures.save(figures.strip(images, head), results / "figures" / "strip.png")
 
 # %% [markdown]
 # ## Keep the results
@@ -146,7 +146,7 @@ figures.save(figures.strip(images, head.brain), results / "figures" / "strip.png
 scores.to_csv(results / "metrics.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(evaluation.as_markdown(whole))
-used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, "runs": 1, **process}
+used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, **process}
 files = environment(used, inputs=list(weights.values()), outputs=[results / "metrics.csv"])
 write_json(results / "environment.json", files)
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()

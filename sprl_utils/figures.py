@@ -1,7 +1,7 @@
-"""Every picture of the study. Slices are shown as a radiology viewer does: nose or crown up, file axes x, y,
-z.
+"""Every picture of the study.
 
-Figures of heads are cut to the brain, because some of the test heads have a face.
+Heads are cut to the brain, because some of the test heads have a face, and turned to RAS order, so that a
+sagittal plane is one in every file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
@@ -21,7 +22,7 @@ from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
 #: The plane seen when the slice is taken along x, y, z of a head in RAS order.
-PLANES = ("sagittal (x)", "coronal (y)", "axial (z)")
+PLANES = ("sagittal", "coronal", "axial")
 
 
 def banner(profile: str) -> None:
@@ -56,17 +57,24 @@ def _show(ax: Axes, image: np.ndarray, axis: int, index: int, **style) -> None:
     ax.set_yticks([])
 
 
-def three_planes(images: dict[str, np.ndarray], title: str = "") -> Figure:
+def as_seen(image: np.ndarray, subject: Prepared) -> np.ndarray:
+    """A volume on the subject's grid, cut to the brain and turned to RAS order."""
+    turn = nib.orientations.io_orientation(np.array(subject.meta["affine"]))
+    return nib.orientations.apply_orientation(np.asarray(image)[brain_box(np.asarray(subject.brain))], turn)
+
+
+def three_planes(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
     """The middle slice of each image (columns) in each of three planes (rows)."""
     figure, axes = plt.subplots(
         3, len(images), figsize=(2.7 * len(images), 7.6), squeeze=False, layout="constrained"
     )
     for column, (name, image) in enumerate(images.items()):
+        image = as_seen(image, subject)
         for axis in range(3):
             _show(axes[axis, column], image, axis, image.shape[axis] // 2)
             axes[axis, 0].set_ylabel(PLANES[axis])
         axes[0, column].set_title(name)
-    figure.suptitle(title)
+    figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
 
 
@@ -102,7 +110,11 @@ def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: 
                 ax.add_patch(
                     Rectangle((low[u], low[v]), patch_size, patch_size, fill=False, color="tab:orange")
                 )
-        ax.set(title=PLANES[axis], xlim=(box[u].start, box[u].stop), ylim=(box[v].start, box[v].stop))
+        ax.set(
+            title=f"file axis {'xyz'[axis]}",
+            xlim=(box[u].start, box[u].stop),
+            ylim=(box[v].start, box[v].stop),
+        )
     return figure
 
 
@@ -123,54 +135,35 @@ def examples(steps: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def comparison(
-    images: dict[str, np.ndarray],
-    hr: np.ndarray,
-    brain: np.ndarray,
-    title: str = "",
-    error_range: float = 0.2,
-) -> Figure:
+def comparison(images: dict[str, np.ndarray], subject: Prepared, error_range: float = 0.2) -> Figure:
     """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
 
     Args:
         images: method -> volume; HR is added as the last column.
-        brain: mask; figures are cut to its bounding box.
         error_range: colour scale of the error maps, in shares of the data range.
     """
-    box = brain_box(brain)
-    hr = hr[box]
-    shown = {name: image[box] for name, image in images.items()} | {"HR": hr}
+    hr = as_seen(subject.hr, subject)
+    shown = {name: as_seen(image, subject) for name, image in images.items()} | {"HR": hr}
     figure, axes = plt.subplots(
         7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False, layout="constrained"
     )
+    error_style = {"cmap": "RdBu_r", "vmin": -error_range, "vmax": error_range}
+    zoom = _zoom_box(hr.shape)
     for column, (name, image) in enumerate(shown.items()):
         for axis in range(3):
             middle = hr.shape[axis] // 2
             _show(axes[2 * axis, column], image, axis, middle)
-            _show(
-                axes[2 * axis + 1, column],
-                image - hr,
-                axis,
-                middle,
-                cmap="RdBu_r",
-                vmin=-error_range,
-                vmax=error_range,
-            )
+            _show(axes[2 * axis + 1, column], image - hr, axis, middle, **error_style)
             axes[2 * axis, 0].set_ylabel(PLANES[axis])
             axes[2 * axis + 1, 0].set_ylabel(f"minus HR, ±{error_range:g}")
-        zoom = _zoom_box(hr.shape)
+            axes[2 * axis + 1, -1].set_visible(column < len(shown) - 1)  # HR minus itself is nothing to see
         _show(axes[6, column], image[zoom], 2, 0)
-        axes[6, 0].set_ylabel("zoom, axial")
-        outline = Rectangle(
-            (zoom[0].start, zoom[1].start),
-            zoom[0].stop - zoom[0].start,
-            zoom[1].stop - zoom[1].start,
-            fill=False,
-            color="tab:orange",
-        )
-        axes[4, column].add_patch(outline)
+        width, height = zoom[0].stop - zoom[0].start, zoom[1].stop - zoom[1].start
+        corner = (zoom[0].start, zoom[1].start)
+        axes[4, column].add_patch(Rectangle(corner, width, height, fill=False, color="tab:orange"))
         axes[0, column].set_title(name)
-    figure.suptitle(title)
+    axes[6, 0].set_ylabel("zoom, axial")
+    figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
 
 
@@ -180,14 +173,14 @@ def _zoom_box(shape: Sequence[int]) -> tuple[slice, slice, slice]:
     return slice(x // 2, x // 2 + x // 3), slice(y // 3, y // 3 + x // 3), slice(z // 2, z // 2 + 1)
 
 
-def strip(images: dict[str, np.ndarray], brain: np.ndarray, axis: int = 2) -> Figure:
-    """One slice through each image, side by side, cut to the brain: the picture for a front page."""
-    box = brain_box(brain)
+def strip(images: dict[str, np.ndarray], subject: Prepared, axis: int = 2) -> Figure:
+    """One slice through each image, side by side: the picture for a front page."""
     figure, axes = plt.subplots(
         1, len(images), figsize=(3.2 * len(images), 4.2), squeeze=False, layout="constrained"
     )
     for ax, (name, image) in zip(axes[0], images.items(), strict=True):
-        _show(ax, image[box], axis, image[box].shape[axis] // 2)
+        image = as_seen(image, subject)
+        _show(ax, image, axis, image.shape[axis] // 2)
         ax.set_title(name)
     return figure
 

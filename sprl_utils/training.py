@@ -7,7 +7,6 @@ started again goes on as if nothing had happened: bit for bit on a CPU in fp32.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -43,6 +42,9 @@ class PretrainSettings:
         rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
         average: decay of the running average of the weights that is validated and saved; 0: the weights
             themselves.
+        fit_patches, ridge: before the first step, fit the reconstruction in closed form to so many patches;
+            see `fit_reconstruction`. BatchNorm then keeps the statistics of that fit. 0: off, as in the
+            paper.
         every: steps between checkpoints, each with a line of history and a look at the validation patches.
     """
 
@@ -55,6 +57,8 @@ class PretrainSettings:
     rate_warmup: int = 0
     average: float = 0.0
     init: str = "kaiming"
+    fit_patches: int = 0
+    ridge: float = 0.3
     seed: int = 0
     every: int = 1000
 
@@ -168,19 +172,24 @@ def pretrain(
     """
     torch.manual_seed(settings.seed)
     generator = channels_last(Generator(init=settings.init))
-    average = copy.deepcopy(generator).requires_grad_(False)
+    average = channels_last(Generator()).requires_grad_(False)
     optimizer = torch.optim.Adam(_rate_groups(generator, settings), lr=settings.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)
     average = fabric.to_device(average)
     run = Run(Path(out), fabric, _fingerprint(settings, train, validation), report)
     run.resume({"generator": generator, "average": average, "optimizer": optimizer})
+    if run.first == 0:
+        if settings.fit_patches:
+            fit_reconstruction(generator, train, settings.fit_patches, settings.ridge)
+        average.load_state_dict(generator.state_dict())
 
     for step in run.steps(settings.steps, "pretraining"):
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate(step, settings)
         lr, hr = _batch(train, step, settings.batch_size, fabric)
-        loss = losses.l1_loss(model.train()(lr), hr)
+        model.train(not settings.fit_patches)
+        loss = losses.l1_loss(model(lr), hr)
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -412,6 +421,70 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+
+@torch.no_grad()
+def fit_reconstruction(generator: Generator, patches: Patches, count: int, ridge: float) -> None:
+    """Fit the last 1x1x1 conv in closed form, so that training starts where random maps already help.
+
+    First BatchNorm takes its statistics from the patches. Then, with ``f`` the 416 maps that the
+    reconstruction ``r`` reads at a voxel and ``h`` that voxel's HR value, ridge regression finds the change
+    ``w`` of ``r`` that minimises ``mean(((r + w) f - h)^2) + ridge * sum(w_i^2 mean(f_i^2))``.
+
+    The cubes are larger than training patches by what the network sees around them, if the heads allow:
+    the zero padding at a cube's faces is nothing that a whole volume has inside.
+
+    Args:
+        patches: training patches, whose subjects, size and seed are used; their numbers are others than
+            training's.
+    """
+    edge = patches.patch_size + 2 * generator.receptive_radius
+    edge = min(edge, *(n for s in patches.subjects for n in s.hr.shape))
+    inner = (slice((edge - patches.patch_size) // 2, (edge + patches.patch_size) // 2),) * 3
+    cubes = [RandomPatches(patches.subjects, edge, patches.seed).patch(2**31 + i) for i in range(count)]
+    device = generator.recon.weight.device
+    pairs = [tuple(torch.from_numpy(image).to(device) for image in cube) for cube in cubes]
+    set_batchnorm(generator, [lr[inner] for lr, _ in pairs])
+    n = generator.recon.weight.shape[1]
+    gram, right, voxels = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), 0
+    for lr, hr in pairs:
+        maps, sr = _maps_and_output(generator, lr[None, None])
+        f, residual = maps[0][:, *inner].flatten(1), (hr - sr[0, 0])[inner].flatten()  # (416, v), (v,)
+        gram += (f @ f.T).double().cpu()
+        right += (f @ residual).double().cpu()
+        voxels += len(residual)
+    penalty = ridge * torch.diag(gram.diagonal()) + 1e-12 * voxels * torch.eye(n)
+    change = torch.linalg.solve(gram + penalty, right)
+    generator.recon.weight += change.float().to(device).view(1, n, 1, 1, 1)
+
+
+@torch.no_grad()
+def set_batchnorm(generator: Generator, images: Sequence[Tensor]) -> None:
+    """Give BatchNorm the mean statistics of ``images``, each ``(D, H, W)``; the generator ends in eval mode."""
+    norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm3d)]
+    momentum = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    generator.train()
+    for image in images:
+        generator(image[None, None])
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
+    generator.eval()
+
+
+def _maps_and_output(generator: Generator, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps that the reconstruction reads ``(1, 416, D, H, W)``, and what it makes of them."""
+    maps: list[Tensor] = []
+    sources = [generator.conv0] + [getattr(generator, f"block{i}") for i in range(generator.blocks)]
+    hooks = [m.register_forward_hook(lambda _m, _i, out: maps.append(out)) for m in sources]
+    try:
+        sr = generator(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(maps, dim=1), sr
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import os
@@ -91,7 +92,7 @@ def test_the_cosine_rises_and_falls_to_nothing():
 
 def test_the_running_average_of_a_constant_is_the_constant():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    average = training.copy.deepcopy(model)
+    average = copy.deepcopy(model)
     for step in range(5):
         training.update_average(average, model, 0.9, step)
     assert all(
@@ -123,6 +124,34 @@ def test_pretraining_learns_to_undo_a_gain(tmp_path):
     np.save(head.folder / "lr.npy", np.load(head.folder / "hr.npy") / 2)
     history = run_pretrain(tmp_path, tmp_path / "run", steps=60, every=30, learning_rate=1e-2, average=0.0)
     assert history["l1"].iloc[-1] < 0.7 * history["train_l1"].iloc[0]
+
+
+def test_the_reconstruction_is_fitted_to_what_its_maps_can_say(tmp_path):
+    """HR is half of LR: the identity's own map explains that alone; an unpenalised fit nearly finds it."""
+    head = write_prepared(tmp_path, "train-head", "train", make_head())
+    np.save(head.folder / "hr.npy", np.load(head.folder / "lr.npy") / 2)
+    patches = RandomPatches([head], 16, seed=0)
+    generator = Generator(init="identity")
+    training.fit_reconstruction(generator, patches, 6, ridge=1e-9)
+    lr, hr = (torch.from_numpy(p)[None, None] for p in patches.patch(3))
+    with torch.no_grad():
+        assert (generator(lr) - hr).abs().mean() < 0.02 * (lr - hr).abs().mean()
+    bound = Generator(init="identity")
+    training.fit_reconstruction(bound, patches, 6, ridge=1e9)
+    torch.testing.assert_close(bound.recon.weight, Generator(init="identity").recon.weight, atol=1e-6, rtol=0)
+
+
+def test_a_fitted_run_is_resumed_without_a_second_fit(heads, tmp_path, monkeypatch):
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    run_pretrain(tmp_path / "prepared", whole, fit_patches=3)
+    save = training.Run.save
+    monkeypatch.setattr(training.Run, "save", lambda self, step: (save(self, step), 1 / (step < 5)))
+    with pytest.raises(ZeroDivisionError):
+        run_pretrain(tmp_path / "prepared", stopped, fit_patches=3)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "fit_reconstruction", None)
+    run_pretrain(tmp_path / "prepared", stopped, fit_patches=3)
+    assert same_files(whole, stopped, ["generator.safetensors", "history.csv"])
 
 
 def test_a_run_leaves_weights_history_and_examples(heads, tmp_path):
