@@ -197,10 +197,11 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
     for ax, (metric, label) in zip(axes, labels.items(), strict=True):
         table = inside.pivot(index="subject", columns="method", values=metric)
         table = table.loc[inside["subject"].unique(), inside["method"].unique()]
-        table.plot.bar(ax=ax, rot=0, width=0.8, legend=ax is axes[0], colormap="viridis", xlabel="")
+        table.plot.bar(ax=ax, rot=0, width=0.8, legend=False, colormap="viridis", xlabel="")
         low, high = table.to_numpy().min(), table.to_numpy().max()
         ax.set(title=label, ylim=(low - 0.3 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6)))
-    axes[0].legend(fontsize=7, ncols=2)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
     figure.suptitle(
         f"test heads, {region} volume; bars do not start at 0"
         if region == "whole"

@@ -460,7 +460,7 @@ def fit_reconstruction(generator: Generator, patches: Patches, count: int, ridge
 
 @torch.no_grad()
 def set_batchnorm(generator: Generator, images: Sequence[Tensor]) -> None:
-    """Give BatchNorm the mean statistics of ``images``, each ``(D, H, W)``; the generator ends in eval mode."""
+    """Give BatchNorm the mean statistics of ``images``, each ``(D, H, W)``, and leave it in eval mode."""
     norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm3d)]
     momentum = [m.momentum for m in norms]
     for norm in norms:
