@@ -13,8 +13,8 @@ from sprl_utils.patches import Tile, plan_tiles, shrink, stitch
 
 #: Halo for networks that do not say how far they see: the default generator's receptive radius.
 DEFAULT_HALO = 17
-#: Memory that the process grows by for the default generator, in bytes a voxel of a tile (measured in fp32, with
-#: the allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
+#: What the process grows by for the default generator, in bytes a voxel of a tile (measured in fp32, with the
+#: allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
 BYTES_PER_VOXEL = 6500
 
 

@@ -131,11 +131,13 @@ def test_the_reconstruction_is_fitted_to_what_its_maps_can_say(tmp_path):
     head = write_prepared(tmp_path, "train-head", "train", make_head())
     np.save(head.folder / "hr.npy", np.load(head.folder / "lr.npy") / 2)
     patches = RandomPatches([head], 16, seed=0)
+    torch.manual_seed(0)
     generator = Generator(init="identity")
-    training.fit_reconstruction(generator, patches, 6, ridge=1e-9)
-    lr, hr = (torch.from_numpy(p)[None, None] for p in patches.patch(3))
+    training.fit_reconstruction(generator, patches, 6, ridge=1e-6)
+    lr, hr = (torch.from_numpy(p)[None, None] for p in RandomPatches([head], 38, seed=0).patch(3))
+    inner = (..., slice(11, 27), slice(11, 27), slice(11, 27))  # the rim sees padding, the fit does not
     with torch.no_grad():
-        assert (generator(lr) - hr).abs().mean() < 0.02 * (lr - hr).abs().mean()
+        assert (generator(lr) - hr)[inner].abs().mean() < 1e-3 * (lr - hr)[inner].abs().mean()
     bound = Generator(init="identity")
     training.fit_reconstruction(bound, patches, 6, ridge=1e9)
     torch.testing.assert_close(bound.recon.weight, Generator(init="identity").recon.weight, atol=1e-6, rtol=0)
