@@ -24,8 +24,8 @@
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
-memory_gib = 4.0  # bound on the memory for the network's features; decides the size of the tiles
-skip_air = False  # copy boxes that hold only air instead of running the network there
+memory_gib = 4.0  # bound on the memory for the network's features; decides how many planes run together
+skip_air = False  # copy the air around the head instead of running the network there
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 
@@ -56,10 +56,10 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %% [markdown]
 # ## Whole volumes
 #
-# A volume is cut into tiles that are read with a halo of 17 voxels, as far as the network sees, so the merged
-# volume is
-# that of one pass over the whole: no seams. (*The original project* cut 3 voxels off each cube and merged the
-# rest.)
+# The network reads the volume as a stream of planes and keeps the maps that the next planes still need: the
+# result is that of one pass over the whole volume, without seams and with no voxel computed twice. (*The
+# original project* ran 180 overlapping cubes, cut 3 voxels off each, where the network sees 17, and merged
+# the rest.)
 #
 # Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's
 # input.

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from torch import nn
 
 from sprl_utils import metrics
@@ -20,6 +21,8 @@ from sprl_utils.volumes import foreground_mask
 
 #: Interpolation methods and their spline order.
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+#: Voxels around the head that still count as head: there the lost frequencies ring most.
+AIR_MARGIN = 5
 
 
 def reconstruct(
@@ -29,8 +32,8 @@ def reconstruct(
 
     Args:
         generators: method name -> network, run on the zero-filled LR.
-        skip_air: copy boxes of the LR image that hold only air (found in LR) instead of running the network
-            there.
+        skip_air: copy the air of the LR image, found in LR with a margin of `AIR_MARGIN`, instead of running
+            the network there.
 
     Returns:
         Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the
@@ -44,10 +47,12 @@ def reconstruct(
             images[name], seconds[name] = _timed(interpolate, coarse, hr.shape, order)
     images["zero-filled"], seconds["zero-filled"] = lr, 0.0
     voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
-    foreground = foreground_mask(lr, voxel_size) if skip_air else None
+    head = (
+        ndimage.binary_dilation(foreground_mask(lr, voxel_size), iterations=AIR_MARGIN) if skip_air else None
+    )
     for name, generator in generators.items():
         images[name], seconds[name] = _timed(
-            super_resolve, lr, generator, memory_gib=memory_gib, foreground=foreground
+            super_resolve, lr, generator, memory_gib=memory_gib, foreground=head
         )
     return images, seconds
 

@@ -1,21 +1,25 @@
-"""Super-resolve a whole volume of any shape, tile by tile, in bounded memory."""
+"""Super-resolve a whole volume of any shape in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.networks import NOTHING_CUT, Generator
+from sprl_utils.networks import Generator
 from sprl_utils.patches import Tile, plan_tiles, shrink, stitch
+from sprl_utils.streaming import PlaneStream
 
 #: Halo for networks that do not say how far they see: the default generator's receptive radius.
 DEFAULT_HALO = 17
 #: What the process grows by for the default generator, in bytes a voxel of a tile (measured in fp32, with the
 #: allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
 BYTES_PER_VOXEL = 6500
+#: Planes that go through the network together, the most first, and what the process then grows by in bytes a
+#: voxel of a plane (measured likewise).
+SLABS = ((8, 40_000), (4, 30_000))
 
 
 @torch.inference_mode()
@@ -25,28 +29,33 @@ def super_resolve(
     halo: int | None = None,
     memory_gib: float = 4.0,
     foreground: np.ndarray | None = None,
-    progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[Sequence], Iterable] = iter,
 ) -> np.ndarray:
     """Run a generator over a volume.
 
-    The volume is cut into tiles that are read with a halo, and the halo is thrown away. With a halo of the
-    generator's receptive radius (17 for the default) the result is that of one pass over the whole volume: no
-    seams.
+    The paper's generator reads the volume as a stream of planes (`sprl_utils.streaming`): the result is that
+    of one pass over the whole volume, and no voxel is computed twice. Where the planes are too large for the
+    memory allowed, they are cut into columns that overlap by what the network sees.
+
+    Other networks, or any with ``halo`` given, read tiles with a halo that is thrown away. A halo of the
+    receptive radius (17 for the paper's generator) leaves no seams; the original project used 3.
 
     Args:
         volume: float32 ``(x, y, z)`` of any shape, on the scale the generator was trained with.
         generator: maps ``(1, 1, D, H, W)`` to the same shape; runs where its parameters are.
-        halo: voxels read beyond each tile; None takes the receptive radius. The original project used 3.
-        memory_gib: bound on the memory for features; decides the size of the tiles.
-        foreground: bool ``(x, y, z)``; where given, boxes that hold only air are copied from the input.
-        progress: wraps the list of tiles, e.g. ``tqdm``.
+        halo: voxels read beyond each tile; None: as the network needs.
+        memory_gib: bound on the memory for features.
+        foreground: bool ``(x, y, z)``; where given, all other voxels are copied from the input, and the
+            network runs only where that is needed.
+        dtype: of the dense units in the stream: float32, or bfloat16 where the hardware multiplies it.
+        progress: wraps the tiles, or each column's slabs of planes, e.g. ``tqdm``.
 
     Returns:
         float32 volume of the same shape.
 
     Raises:
-        ValueError: not three axes, not finite, a foreground of another shape, or too little memory for one
-            tile.
+        ValueError: not three axes, not finite, a foreground of another shape, or too little memory.
     """
     volume = np.asarray(volume)
     if volume.ndim != 3:
@@ -57,36 +66,65 @@ def super_resolve(
         raise ValueError(
             f"super-resolve: foreground: expected shape {volume.shape}, found {foreground.shape}"
         )
-    reach = getattr(generator, "receptive_radius", DEFAULT_HALO)
-    halo = reach if halo is None else halo
-    tiles = plan_tiles(volume.shape, halo, int(memory_gib * 2**30 / BYTES_PER_VOXEL))
-    if foreground is not None:
-        tiles = [small for tile in tiles if (small := shrink(tile, foreground, halo))]
-    # dropping the halo on the way gives the same voxels only if the halo covers all that the network sees
-    on_the_way = isinstance(generator, Generator) and halo == reach
+    wanted = np.ones(volume.shape, bool) if foreground is None else foreground
+    volume = volume.astype(np.float32)
+    streamed = halo is None and isinstance(generator, Generator)
+    halo = getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
+    allowed = memory_gib * 2**30
+    if streamed:
+        tiles = _columns(volume.shape, halo, int(allowed / SLABS[-1][1]))
+    else:
+        tiles = plan_tiles(volume.shape, halo, int(allowed / BYTES_PER_VOXEL))
+    tiles = [small for tile in tiles if (small := shrink(tile, wanted, halo))]
+
+    def run(box: np.ndarray, tile: Tile) -> np.ndarray:
+        if streamed:
+            return _run_stream(box, tile, generator, wanted, allowed, dtype, progress)
+        return _run_tile(box, tile, generator)
+
     was_training = generator.training
     generator.eval()
     try:
-        return stitch(
-            volume, progress(tiles), lambda box, tile: _run_tile(box, tile, generator, halo, on_the_way)
-        )
+        merged = stitch(volume, tiles if streamed else progress(tiles), run)
     finally:
         generator.train(was_training)
+    return np.where(wanted, merged, volume)
 
 
-def _run_tile(box: np.ndarray, tile: Tile, generator: nn.Module, halo: int, on_the_way: bool) -> np.ndarray:
+def _columns(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
+    """Tiles that go through the whole volume along x and read at most ``max_voxels`` voxels a plane."""
+    whole = slice(0, shape[0])
+    tiles = plan_tiles((1, *shape[1:]), halo, max_voxels)
+    return [Tile((whole, *tile.outer[1:]), (whole, *tile.inner[1:])) for tile in tiles]
+
+
+def _run_stream(
+    box: np.ndarray,
+    tile: Tile,
+    generator: Generator,
+    wanted: np.ndarray,
+    allowed: float,
+    dtype: torch.dtype,
+    progress: Callable[[Sequence], Iterable],
+) -> np.ndarray:
+    """The inner box of one column; ``box`` holds the voxels of its outer one."""
+    mask = np.zeros(box.shape, bool)
+    mask[tile.crop] = wanted[tile.inner]
+    plane = box.shape[1] * box.shape[2]
+    planes = next((n for n, size in SLABS if size * plane <= allowed), SLABS[-1][0])
+    stream = PlaneStream(generator, torch.from_numpy(box).to(_device(generator)), mask, planes, dtype)
+    restored = np.empty(box.shape, np.float32)
+    for step in progress(stream.steps):
+        first, done = stream.push(step)
+        restored[first : first + len(done)] = done.cpu().numpy()
+    return restored[tile.crop]
+
+
+def _run_tile(box: np.ndarray, tile: Tile, generator: nn.Module) -> np.ndarray:
     """The inner box of one tile; ``box`` holds the voxels of its outer one."""
-    device = next((p.device for p in generator.parameters()), torch.device("cpu"))
-    x = torch.from_numpy(np.array(box, dtype=np.float32))[None, None].to(device)  # (1, 1, D, H, W)
-    cut = NOTHING_CUT
-    if on_the_way:
-        cut = tuple(
-            (int(c.start == halo), int(n - c.stop == halo)) for c, n in zip(tile.crop, box.shape, strict=True)
-        )
-        y = generator.forward_tile(x, cut)
-    else:
-        y = generator(x)
-    crop = tuple(
-        slice(c.start - low * halo, c.stop - low * halo) for c, (low, _) in zip(tile.crop, cut, strict=True)
-    )
-    return y[0, 0][crop].float().cpu().numpy()
+    x = torch.from_numpy(np.ascontiguousarray(box))[None, None].to(_device(generator))  # (1, 1, D, H, W)
+    return generator(x)[0, 0][tile.crop].float().cpu().numpy()
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -6,12 +6,16 @@ centre of k-space is how the paper and this study make LR from HR.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import fft, ndimage
 
 Keep = Sequence[int | float | None]
+#: Planes that are transformed together.
+SLAB = 4
 
 
 def kept_samples(shape: Sequence[int], keep: Keep) -> tuple[int, ...]:
@@ -47,26 +51,58 @@ def _check_volume(volume: np.ndarray) -> None:
         raise ValueError(f"k-space: expected a volume of three axes, found shape {volume.shape}")
 
 
-def _cut_axis(image: np.ndarray, axis: int, keep: int, zero_fill: bool) -> np.ndarray:
-    """Cut k-space along one axis; the complex image comes back on the old grid or on ``keep`` samples."""
-    n = image.shape[axis]
-    spectrum = np.moveaxis(fft.fft(image, axis=axis, workers=-1), axis, 0)
-    inside = fft.ifftshift(np.isin(np.arange(n), np.arange(n)[kept_slice(n, keep)]))
-    if zero_fill:
-        spectrum[~inside] = 0
-    else:  # in FFT order the kept samples already stand as a spectrum of ``keep`` samples does
-        spectrum = spectrum[inside] * np.float32(keep / n)
-    return fft.ifft(np.moveaxis(spectrum, 0, axis), axis=axis, workers=-1, overwrite_x=True)
+def _kept_frequencies(n: int, keep: int) -> np.ndarray:
+    """The kept samples of an axis as frequencies, in the order of an FFT: 0, 1, ... -1."""
+    kept = kept_slice(n, keep)
+    return fft.ifftshift(np.arange(kept.start, kept.stop) - n // 2)
+
+
+def _cut_slab(slab: np.ndarray, kept: dict[int, int], zero_fill: bool) -> np.ndarray:
+    """Cut k-space of a slab along the axes of ``kept`` (axis -> samples); the image comes back complex.
+
+    What is cut is left out of each transform after the one that shows it. Of a real image's spectrum one half
+    is computed: the other is its conjugate.
+    """
+    frequencies = {axis: _kept_frequencies(slab.shape[axis], k) for axis, k in kept.items()}
+    image = slab
+    for axis, f in reversed(frequencies.items()):
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        if np.isrealobj(image):
+            image = np.take(fft.rfft(image, axis=axis), np.abs(f), axis=axis)
+            np.conj(image, out=image, where=(f < 0).reshape(shape))
+        else:
+            image = np.take(fft.fft(image, axis=axis), f, axis=axis, mode="wrap")
+    for axis, f in frequencies.items():
+        if zero_fill:
+            n = slab.shape[axis]
+            full = np.zeros([n if a == axis else m for a, m in enumerate(image.shape)], image.dtype)
+            full[tuple(f % n if a == axis else slice(None) for a in range(3))] = image
+            image = fft.ifft(full, axis=axis, overwrite_x=True)
+        else:
+            image = fft.ifft(image, axis=axis) * np.float32(len(f) / slab.shape[axis])
+    return image
 
 
 def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool) -> np.ndarray:
     _check_volume(volume)
     image = np.asarray(volume, dtype=np.float32)
-    kept = kept_samples(image.shape, keep)
-    cut_axes = [axis for axis in range(3) if kept[axis] < image.shape[axis]]
-    for axis in cut_axes:
-        image = _cut_axis(image, axis, kept[axis], zero_fill)
-    return np.abs(image) if cut_axes else image.copy()
+    kept = {a: k for a, k in enumerate(kept_samples(image.shape, keep)) if k < image.shape[a]}
+    if not kept:
+        return image.copy()
+    along = next((axis for axis in range(3) if axis not in kept), None)
+    if along is None:
+        return np.abs(_cut_slab(image, kept, zero_fill))
+    # Axes that are not cut need no transform: slabs along one of them fit the cache, and threads share them.
+    shape = [n if zero_fill else kept.get(a, n) for a, n in enumerate(image.shape)]
+    result = np.empty(shape, np.float32)
+
+    def cut(start: int) -> None:
+        slab = tuple(slice(start, start + SLAB) if a == along else slice(None) for a in range(3))
+        np.abs(_cut_slab(image[slab], kept, zero_fill), out=result[slab])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(cut, range(0, image.shape[along], SLAB)))
+    return result
 
 
 def truncate_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:

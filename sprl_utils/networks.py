@@ -15,10 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-#: For each of D, H, W: is the halo cut off at the low end, at the high end? (1 or 0)
-Sides = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-NOTHING_CUT: Sides = ((0, 0), (0, 0), (0, 0))
-
 
 class DenseUnit(nn.Module):
     """BatchNorm, ELU, 3x3x3 conv to ``growth_rate`` maps (one unit in the paper's figure)."""
@@ -89,29 +85,19 @@ class Generator(nn.Module):
         return sum(isinstance(m, nn.Conv3d) and m.kernel_size == (3, 3, 3) for m in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
-        return self.forward_tile(x, NOTHING_CUT)
-
-    def forward_tile(self, x: Tensor, cut: Sides) -> Tensor:
-        """Like ``forward``, less a halo of `receptive_radius` voxels on the sides where ``cut`` is 1.
-
-        What only served the halo is dropped after each block instead of at the end, which saves about half of
-        its cost. The voxels that come out are the same.
-        """
         readers = [getattr(self, f"comp{i}") for i in range(self.blocks - 1)] + [self.recon]
         # A 1x1x1 conv over a concatenation is a sum of 1x1x1 convs over its parts: each part is added to the
         # sums of all readers still to come and then let go, so the 416 maps never stand in memory together.
         sums: list[Tensor | None] = [None] * len(readers)
         # One input map leaves the memory format open, and oneDNN would pick the slow one: say it here, once.
-        part = self.conv0(x).contiguous(memory_format=torch.channels_last_3d)
-        part = block_input = _trim(part, 1, cut)  # (N, 2k, D, H, W)
+        part = block_input = self.conv0(x).contiguous(
+            memory_format=torch.channels_last_3d
+        )  # (N, 2k, D, H, W)
         offset = 0
         for i in range(self.blocks + 1):
             end = offset + part.shape[1]
             for j in range(max(i - 1, 0), len(readers)):
-                # reader j feeds block j + 1, whose input needs ``units`` voxels of halo less for each block
-                # before
-                needed = _trim(part, self.units * (j + 1 - i), cut)
-                term = F.conv3d(needed, readers[j].weight[:, offset:end])
+                term = F.conv3d(part, readers[j].weight[:, offset:end])
                 sums[j] = term if sums[j] is None else sums[j] + term
             offset = end
             if i == self.blocks:
@@ -119,16 +105,7 @@ class Generator(nn.Module):
             if i > 0:
                 block_input, sums[i - 1] = sums[i - 1], None  # (N, 2k, D, H, W)
             part = getattr(self, f"block{i}")(block_input)  # (N, 6k, D, H, W)
-            part = _trim(part, self.units, cut)
         return sums[-1]  # (N, 1, D, H, W)
-
-
-def _trim(x: Tensor, voxels: int, cut: Sides) -> Tensor:
-    """Cut ``voxels`` off ``x`` on the sides where ``cut`` is 1."""
-    if voxels == 0 or cut == NOTHING_CUT:
-        return x
-    box = [slice(low * voxels, n - high * voxels) for n, (low, high) in zip(x.shape[2:], cut, strict=True)]
-    return x[:, :, *box].contiguous(memory_format=torch.channels_last_3d)
 
 
 class Discriminator(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 from torch import nn
 
-from sprl_utils.inference import BYTES_PER_VOXEL, super_resolve
+from sprl_utils.inference import BYTES_PER_VOXEL, SLABS, super_resolve
 from sprl_utils.networks import Generator
 
 
@@ -13,37 +13,55 @@ def gib(voxels: int) -> float:
     return voxels * BYTES_PER_VOXEL / 2**30
 
 
-@pytest.mark.parametrize("shape", [(45, 53, 38), (1, 7, 90), (64, 20, 33)])
+def gib_of_plane(voxels: int) -> float:
+    """The memory bound that allows columns of so many voxels a plane."""
+    return voxels * SLABS[-1][1] / 2**30
+
+
+@pytest.mark.parametrize("shape", [(25, 43, 38), (1, 7, 60), (40, 20, 33)])
 def test_an_identity_network_returns_its_input_exactly(shape):
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    for network in (nn.Identity(), Generator(init="identity")):
-        for bound in (1.0, gib(38**3)):
-            np.testing.assert_array_equal(super_resolve(volume, network, memory_gib=bound), volume)
+    for bound in (1.0, gib(37**3)):
+        np.testing.assert_array_equal(super_resolve(volume, nn.Identity(), memory_gib=bound), volume)
+    for bound in (1.0, gib_of_plane(1450)):
+        generator = Generator(init="identity")
+        np.testing.assert_array_equal(super_resolve(volume, generator, memory_gib=bound), volume)
 
 
-def test_a_halo_of_17_merges_to_the_untiled_volume(trained):  # noqa: F811
-    volume = np.random.default_rng(1).uniform(size=(60, 47, 51)).astype(np.float32)
+def test_columns_and_tiles_merge_to_the_untiled_volume(trained):  # noqa: F811
+    volume = np.random.default_rng(1).uniform(size=(30, 47, 51)).astype(np.float32)
     with torch.no_grad():
         whole = trained(torch.from_numpy(volume)[None, None])[0, 0].numpy()
     scale = np.abs(whole).max()  # this fixture's weights blow intensities up; 1e-4 is meant for images near 1
-    merged = super_resolve(volume, trained, memory_gib=gib(50 * 47 * 51))
-    np.testing.assert_allclose(merged / scale, whole / scale, atol=1e-4)
-    wider = super_resolve(volume, trained, halo=19, memory_gib=gib(52 * 47 * 51))
-    np.testing.assert_allclose(wider / scale, whole / scale, atol=1e-4)
-    seams = np.abs(super_resolve(volume, trained, halo=3, memory_gib=gib(50 * 47 * 40)) - whole) / scale
+    for how in (
+        {"memory_gib": gib_of_plane(40 * 51)},  # two columns
+        {"memory_gib": 1.0},
+        {"halo": 17, "memory_gib": gib(30 * 45 * 51)},
+        {"halo": 19, "memory_gib": gib(30 * 47 * 51)},
+    ):
+        merged = super_resolve(volume, trained, **how)
+        np.testing.assert_allclose(merged / scale, whole / scale, atol=1e-4)
+    seams = np.abs(super_resolve(volume, trained, halo=3, memory_gib=gib(30 * 30 * 51)) - whole) / scale
     assert seams.max() > 1e-3  # the original project's margin
 
 
 def test_air_is_copied_and_the_head_is_as_without_skipping(trained):  # noqa: F811
-    volume = np.random.default_rng(2).uniform(size=(50, 48, 45)).astype(np.float32)
+    volume = np.random.default_rng(2).uniform(size=(40, 38, 35)).astype(np.float32)
     foreground = np.zeros(volume.shape, bool)
-    foreground[10:20, 15:30, 5:12] = True
-    full, skipped = super_resolve(volume, trained), super_resolve(volume, trained, foreground=foreground)
-    scale = np.abs(full).max()
-    np.testing.assert_allclose(skipped[foreground] / scale, full[foreground] / scale, atol=1e-4)
-    np.testing.assert_array_equal(skipped[30:], volume[30:])
-    nothing = super_resolve(volume, trained, foreground=np.zeros_like(foreground))
-    np.testing.assert_array_equal(nothing, volume)
+    foreground[10:20, 15:30, 5:12] = foreground[12, 2, 30] = True
+    for halo in (None, 17):
+        full = super_resolve(volume, trained, halo=halo)
+        skipped = super_resolve(volume, trained, halo=halo, foreground=foreground)
+        scale = np.abs(full).max()
+        np.testing.assert_allclose(skipped[foreground] / scale, full[foreground] / scale, atol=1e-4)
+        np.testing.assert_array_equal(skipped[~foreground], volume[~foreground])
+        nothing = super_resolve(volume, trained, halo=halo, foreground=np.zeros_like(foreground))
+        np.testing.assert_array_equal(nothing, volume)
+
+
+def test_too_little_memory_is_said(trained):  # noqa: F811
+    with pytest.raises(ValueError, match="needs tiles of more than the 3 voxels allowed"):
+        super_resolve(np.ones((5, 50, 50)), trained, memory_gib=gib_of_plane(3))
 
 
 def test_training_mode_is_left_as_it_was():

@@ -24,6 +24,24 @@ def test_agrees_with_scikit_image_over_the_whole_volume(pair):
     )
 
 
+@pytest.mark.parametrize("shape", [(7, 7, 7), (8, 30, 9), (31, 7, 16)])
+def test_any_shape_agrees_with_scikit_image(shape):
+    rng = np.random.default_rng(1)
+    hr = rng.uniform(size=shape).astype(np.float32)
+    image = (hr + rng.normal(0, 0.2, shape)).astype(np.float32)
+    expected = reference.structural_similarity(image.astype(float), hr.astype(float), data_range=1)
+    assert metrics.ssim(image, hr) == pytest.approx(expected, abs=1e-6)
+    inverted = reference.structural_similarity(1 - hr.astype(float), hr.astype(float), data_range=1)
+    assert metrics.ssim(1 - hr, hr) == pytest.approx(inverted, abs=1e-6) and inverted < 0
+
+
+def test_a_volume_below_the_window_has_no_ssim():
+    small = np.ones((9, 6, 9), np.float32)
+    with pytest.raises(ValueError, match=r"SSIM needs 7 voxels an axis, found shape \(9, 6, 9\)"):
+        metrics.ssim(small, small)
+    assert metrics.nrmse(small, small) == 0
+
+
 def test_a_known_error_has_its_known_value():
     hr = np.ones((8, 8, 8), np.float32)
     assert metrics.psnr(hr + 0.1, hr) == pytest.approx(20, abs=1e-4)

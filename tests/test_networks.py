@@ -62,17 +62,6 @@ def test_a_voxel_sees_17_voxels_and_no_further(trained):
     assert seen.min().item() == 20 - 17 and seen.max().item() == 20 + 17
 
 
-@pytest.mark.parametrize("cut", [((1, 1), (1, 1), (1, 1)), ((0, 1), (1, 0), (0, 0))])
-def test_dropping_the_halo_on_the_way_gives_the_same_voxels(trained, cut):
-    x = torch.randn(1, 1, 38, 40, 37)
-    kept = tuple(slice(17 * low, n - 17 * high) for n, (low, high) in zip(x.shape[2:], cut, strict=True))
-    with torch.no_grad():
-        expected = trained(x)[(slice(None), slice(None), *kept)]
-        torch.testing.assert_close(
-            trained.forward_tile(x, cut), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
-        )
-
-
 def test_the_discriminator_has_the_known_size():
     assert count_parameters(Discriminator(64, head="gap")) == 31_155_777
 
@@ -145,6 +134,7 @@ class Trap:
         return (open, (str(self.path), "w"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_no_pickle_is_executed(tmp_path):
     proof = tmp_path / "executed"
     torch.save({"conv0.weight": Trap(proof)}, tmp_path / "evil.pt")
