@@ -2,6 +2,7 @@
 # an active environment that has the packages, or PYTHON=/path/to/python, is used instead, as it is.
 PROFILE ?= demo
 stages := 01_prepare_data 02_pretrain_generator 03_train_gan 04_evaluate
+executed := $(stages) 05_speed
 
 # --- which Python -----------------------------------------------------------------------------------------------
 active := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CONDA_PREFIX))
@@ -37,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test notebooks lab pins clean
+.PHONY: help reproduce bench test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,11 +47,14 @@ help:  ## Print this
 reproduce: $(stages:%=$(out)/%.ipynb)  ## Run the four notebooks into results/<profile>/ (PROFILE=demo)
 	@echo "Done: notebooks, tables and figures are in $(out)/"
 
+bench:  ## Time the original procedure against this study's into results/bench/
+	@$(MAKE) --no-print-directory PROFILE=bench results/bench/05_speed.ipynb
+
 # The runs are what counts as done: results/ may have come with a clone, without the runs behind it.
-$(stages:%=$(out)/%.ipynb): $(out)/%.ipynb: $(run)/%.ipynb
+$(executed:%=$(out)/%.ipynb): $(out)/%.ipynb: $(run)/%.ipynb
 	@mkdir -p $(out) && cp $< $@
 
-$(stages:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(package) | $(ready)
+$(executed:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(package) | $(ready)
 	@mkdir -p $(run) $(out) && rm -f $(out)/$*.failed.ipynb
 	@$(python) -m sprl_utils.profiles $(profile) $< > $(run)/$*.yaml
 	@$(python) -m jupytext --quiet --to ipynb --update-metadata '{"jupytext": null}' --output $(run)/$*.input.ipynb $<

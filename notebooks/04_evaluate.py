@@ -28,6 +28,7 @@ memory_gib = 4.0  # bound on the memory for the network's features; decides how 
 skip_air = False  # copy the air around the head instead of running the network there
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
+precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 
 # %%
 # %matplotlib inline
@@ -37,7 +38,7 @@ from sprl_utils import evaluation, figures, metrics
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
-from sprl_utils.training import make_fabric
+from sprl_utils.training import describe_fabric, fabric_dtype, make_fabric
 
 root = repo_root()
 runs, results = root / "runs" / profile, root / "results" / profile
@@ -49,8 +50,8 @@ figures.banner(profile)
 heads = load_prepared(runs / "prepared", "test")
 weights = {"mDCSRN": runs / "pretrain" / "generator.safetensors",
            "mDCSRN-GAN": runs / "gan" / "generator.safetensors"}
-target = make_fabric(device, "32-true").device
-generators = {name: channels_last(load_generator(path)).to(target) for name, path in weights.items()}
+fabric = make_fabric(device, precision)
+generators = {name: channels_last(load_generator(path)).to(fabric.device) for name, path in weights.items()}
 print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in heads))
 
 # %% [markdown]
@@ -67,7 +68,7 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %%
 tables, pictures = [], {}
 for head in heads:
-    images, seconds = evaluation.reconstruct(head, generators, memory_gib, skip_air)
+    images, seconds = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric))
     tables.append(evaluation.score(head, images, seconds, generators))
     pictures[head.meta["id"]] = {name: images[name] for name in ("zero-filled", *generators)}
     for name in generators:
@@ -146,7 +147,8 @@ figures.save(figures.strip(images, head), results / "figures" / "strip.png")
 scores.to_csv(results / "metrics.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(evaluation.as_markdown(whole))
-used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, **process}
+used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed,
+        **describe_fabric(fabric), **process}
 files = environment(used, inputs=list(weights.values()), outputs=[results / "metrics.csv"])
 write_json(results / "environment.json", files)
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()

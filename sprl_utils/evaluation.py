@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
 from scipy import ndimage
 from torch import nn
 
@@ -26,7 +27,11 @@ AIR_MARGIN = 5
 
 
 def reconstruct(
-    subject: Prepared, generators: dict[str, nn.Module], memory_gib: float = 4.0, skip_air: bool = True
+    subject: Prepared,
+    generators: dict[str, nn.Module],
+    memory_gib: float = 4.0,
+    skip_air: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """HR-grid images of one head by every method, and the seconds each took.
 
@@ -34,6 +39,7 @@ def reconstruct(
         generators: method name -> network, run on the zero-filled LR.
         skip_air: copy the air of the LR image, found in LR with a margin of `AIR_MARGIN`, instead of running
             the network there.
+        dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
 
     Returns:
         Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the
@@ -52,7 +58,7 @@ def reconstruct(
     )
     for name, generator in generators.items():
         images[name], seconds[name] = _timed(
-            super_resolve, lr, generator, memory_gib=memory_gib, foreground=head
+            super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
         )
     return images, seconds
 

@@ -245,6 +245,39 @@ class LiveCurve:
         plt.close(figure)
 
 
+def speed(ratios: pd.DataFrame) -> Figure:
+    """How many times faster each task is, and how inference grows with the volume.
+
+    Args:
+        ratios: of `sprl_utils.bench.ratios`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)
+    last = last.dropna(subset=["times_faster"]).sort_values("times_faster")
+    bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"], color="tab:blue")
+    left.bar_label(bars, fmt="%.1fx", padding=3, fontsize=8)
+    left.axvline(1, color="black", linewidth=0.8)
+    left.set(xscale="log", xlabel="times faster than the original procedure")
+    left.margins(x=0.15)
+    left.tick_params(axis="y", labelsize=8)
+    for task, style in {"inference": "o-", "inference, air skipped": "s--"}.items():
+        rows = ratios[ratios["task"] == task]
+        rows = rows.assign(voxels=_voxels(rows["size"])).sort_values("voxels")
+        if task == "inference":
+            right.plot(rows["voxels"], rows["original_seconds"], "k^-", label="original procedure")
+        right.plot(rows["voxels"], rows["ours_seconds"], style, label=f"ours: {task}")
+    right.set(xscale="log", yscale="log", xlabel="voxels of the volume", ylabel="seconds")
+    right.grid(alpha=0.3, which="both")
+    right.legend(fontsize=8)
+    return figure
+
+
+def _voxels(sizes: pd.Series) -> pd.Series:
+    """Voxels of sizes such as ``64x64x64``; 1 for a size of another kind."""
+    edges = sizes.str.extract(r"^(\d+)x(\d+)x(\d+)$").fillna(1).astype(int)
+    return edges.prod(axis=1)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, without the date, so that the same picture is the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)

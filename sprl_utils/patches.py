@@ -23,7 +23,11 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared subject: its arrays stay on disk and are read where they are touched."""
+    """One prepared subject: its arrays stay on disk and are read where they are touched.
+
+    Each access opens the file anew, which takes a tenth of a millisecond: a map that stays open would keep
+    what was read of it in the process, and over a thousand subjects that adds up.
+    """
 
     folder: Path
 
@@ -32,30 +36,35 @@ class Prepared:
         """What `sprl_utils.prepare` wrote down: id, split, scale, keep, ..."""
         return json.loads((self.folder / "meta.json").read_text())
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of all volumes of the subject."""
+        return tuple(self.meta["shape"])
+
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
-    @cached_property
+    @property
     def hr(self) -> np.ndarray:
         """High resolution, float32 ``(x, y, z)``, divided by the subject's intensity scale."""
         return self._array("hr")
 
-    @cached_property
+    @property
     def lr(self) -> np.ndarray:
         """Low resolution on the HR grid, float32 ``(x, y, z)``, on HR's scale."""
         return self._array("lr")
 
-    @cached_property
+    @property
     def foreground(self) -> np.ndarray:
         """Head against air, bool ``(x, y, z)``."""
         return self._array("foreground")
 
-    @cached_property
+    @property
     def brain(self) -> np.ndarray:
         """Brain mask, bool ``(x, y, z)``."""
         return self._array("brain")
 
-    @cached_property
+    @property
     def centres(self) -> np.ndarray:
         """Voxels ``(n, 3)`` of the foreground, on a grid of four, around which patches are drawn."""
         return self._array("centres")
@@ -81,8 +90,9 @@ class RandomPatches:
         """LR and HR of patch number ``index``."""
         rng = np.random.default_rng([self.seed, index])
         subject = self.subjects[rng.integers(len(self.subjects))]
-        centre = subject.centres[rng.integers(len(subject.centres))]
-        low = np.clip(centre - self.patch_size // 2, 0, np.array(subject.hr.shape) - self.patch_size)
+        centres = subject.centres
+        centre = centres[rng.integers(len(centres))]
+        low = np.clip(centre - self.patch_size // 2, 0, np.array(subject.shape) - self.patch_size)
         flip = tuple(np.flatnonzero(rng.integers(2, size=3))) if self.flips else ()
         return cut_pair(subject, low, self.patch_size, flip)
 
@@ -112,7 +122,7 @@ class GridPatches:
         self.cubes = [
             (s, low)
             for s in range(len(self.subjects))
-            for i, low in enumerate(grid_corners(self.subjects[s].hr.shape, self.patch_size))
+            for i, low in enumerate(grid_corners(self.subjects[s].shape, self.patch_size))
             if i not in left_out
         ]
         if not self.cubes:
@@ -133,10 +143,10 @@ def _check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
     if not subjects:
         raise ValueError("patches: expected at least one prepared subject, found none")
     for subject in subjects:
-        if min(subject.hr.shape) < patch_size:
+        if min(subject.shape) < patch_size:
             raise ValueError(
                 f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
-                f"voxels an axis to draw patches from, found {subject.hr.shape}"
+                f"voxels an axis to draw patches from, found {subject.shape}"
             )
 
 

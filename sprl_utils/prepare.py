@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from sprl_utils.kspace import original_lr, truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
-from sprl_utils.volumes import Volume, brain_mask, check_pair, foreground_mask, intensity_scale, read_volume
+from sprl_utils.volumes import Volume, check_pair, head_masks, intensity_scale, read_volume
 
 #: HR is clipped here: vessels and scalp fat reach several times the brightest tissue and would rule the loss.
 CLIP = 1.2
@@ -126,7 +126,7 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
 def _arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
     """HR, LR, masks and patch centres of a subject, and the facts to note beside them."""
     scale = recipe.fixed_scale or intensity_scale(hr.data)
-    brain = brain_mask(hr.data, hr.voxel_size)
+    foreground, brain = head_masks(hr.data, hr.voxel_size)
     box = _box_around(brain, recipe.crop, subject.id) if recipe.crop else (slice(0, None),) * 3
     raw = hr.data[box]
     scaled = np.clip(raw / np.float32(scale), 0, CLIP)
@@ -139,7 +139,7 @@ def _arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.
         low, keep = original_lr(raw, subject.axes) / np.float32(4095), None
     else:
         low = truncate_kspace(scaled, keep)
-    foreground = foreground_mask(hr.data, hr.voxel_size)[box]
+    foreground = foreground[box]
     affine = hr.affine.copy()
     affine[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
     arrays = {

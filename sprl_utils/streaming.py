@@ -92,13 +92,8 @@ class _BlockStream:
         self, block: DenseBlock, radius: int, depth: int, planes: int, needed: Needed, scratch: Tensor
     ):
         self.units = [_Unit.of(unit, scratch.dtype) for unit in block.children()]
-        self.radius, self.depth, self.planes, self.needed, self.scratch = (
-            radius,
-            depth,
-            planes,
-            needed,
-            scratch,
-        )
+        self.radius, self.depth, self.planes = radius, depth, planes
+        self.needed, self.scratch = needed, scratch
         self.done = [0] * (len(self.units) + 1)  # planes known of the block's input and of each unit's maps
         self.first, self.kept = 0, None  # planes that the next slab needs, and the number of the first
 
@@ -110,9 +105,7 @@ class _BlockStream:
             # never more planes than a slab has, so that the volume's last planes need no more memory
             stop = min(known if known == self.depth else max(known - 1, 0), start + self.planes)
             self.done[i + 1] = stop
-            box = (
-                self.needed.box(start, stop, self.radius + len(self.units) - 1 - i) if start < stop else None
-            )
+            box = self.needed.box(start, stop, self.radius + len(self.units) - 1 - i)
             if box is None:
                 continue
             growth = unit.weight.shape[0]

@@ -142,6 +142,11 @@ def describe_fabric(fabric: Fabric) -> dict[str, str | int]:
     }
 
 
+def fabric_dtype(fabric: Fabric) -> torch.dtype:
+    """What the dense units of `sprl_utils.inference.super_resolve` should compute in, in this precision."""
+    return torch.bfloat16 if fabric.strategy.precision.precision.startswith("bf16") else torch.float32
+
+
 def _cpu_multiplies_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text()
@@ -439,7 +444,7 @@ def fit_reconstruction(generator: Generator, patches: Patches, count: int, ridge
             training's.
     """
     edge = patches.patch_size + 2 * generator.receptive_radius
-    edge = min(edge, *(n for s in patches.subjects for n in s.hr.shape))
+    edge = min(edge, *(n for s in patches.subjects for n in s.shape))
     inner = (slice((edge - patches.patch_size) // 2, (edge + patches.patch_size) // 2),) * 3
     cubes = [RandomPatches(patches.subjects, edge, patches.seed).patch(2**31 + i) for i in range(count)]
     device = generator.recon.weight.device

@@ -1,0 +1,191 @@
+# %% [markdown]
+# # Speed: how much faster than the original procedure, at the same answer?
+#
+# The original project's procedure and this study's, on the same head, the same weights and the same machine.
+#
+# **Goals.** Ratios of time for each part of the work; peak memory; how far both outputs lie apart, and how
+# far either lies from exact computation; how near the machine's own limit the network runs.
+# **Inputs.** One head of the manifest, resampled to HCP's size. **Outputs.** `results/<profile>/`:
+# `measurements.csv`, `ratios.csv`, `agreement.csv`, `figures/speed.png`, `environment.json`.
+# **Time.** Two minutes on the smoke profile, three quarters of an hour for `make bench` on two cores.
+
+# %% tags=["parameters"]
+profile = "smoke"  # name of the folders under runs/ and results/
+manifest = "data_manifest/demo.csv"  # heads, sources, splits; a path from the repository root
+bench_head = "oasis"  # id of the head that is resampled; of the training split
+bench_sizes = [[40, 48, 48]]  # volumes on which inference is timed, the last is the largest
+bench_memory_gib = 3.0  # bound on the memory for the network's features
+bench_repeats = 1  # timed runs of each side, after one that is not timed
+original_cubes = 1  # of the largest volume the original procedure runs so many cubes; 0: all
+bench_patch = 16  # edge of the cubes in training steps
+compare_steps = 4  # training steps whose losses are compared
+feed_subjects = 2  # prepared subjects of the largest size on disk, for drawing patches
+feed_patches = 8  # patches drawn in one timed run
+bench_matrix = 512  # edge of the matrices that show the machine's limit
+seed = 0  # of everything random
+
+# %%
+# %matplotlib inline
+import shutil
+
+import numpy as np
+import pandas as pd
+
+from sprl_utils import bench, figures, manifest as manifests, metrics
+from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.volumes import intensity_scale, read_volume
+
+root = repo_root()
+runs, results = root / "runs" / profile / "bench", root / "results" / profile
+process = tune_process()
+seed_everything(seed)
+figures.banner(profile)
+
+# %% [markdown]
+# ## What both sides get
+#
+# A head, cut to HCP's field of view and resampled; LR keeps half of k-space on two axes, the paper's 2x2. The
+# share of voxels that are head (with a margin of five voxels) is what skipping air can save.
+
+# %%
+subject = next(s for s in manifests.read_manifest(root / manifest) if s.id == bench_head)
+(file,) = manifests.fetch(subject, root / "runs" / "cache")
+head = read_volume(file, subject.id).data
+head = head / intensity_scale(head)
+keep = [None, 0.5, 0.5]
+folders = {}
+for size in map(tuple, bench_sizes):
+    folders[size] = folder = runs / "x".join(map(str, size))
+    bench.write_inputs(folder, bench.head_of_size(head, size), keep)
+    print(*size, f"{np.load(folder / 'head.npy').mean():.0%} head", sep="  ")
+largest = tuple(bench_sizes[-1])
+
+# %% [markdown]
+# ## Inference
+#
+# *The original procedure*: 64-cubes every 58 voxels (180 of them for 256x320x320), fp32, contiguous tensors,
+# everything concatenated, three voxels cut off each side. *Ours*: a stream of planes, with and without
+# running the network on air. Each side runs in a process of its own, on the same random weights near the
+# identity: speed does not depend on what the weights are.
+
+# %%
+measured = []
+for size, folder in folders.items():
+    facts = {"folder": str(folder), "memory_gib": bench_memory_gib}
+    few = original_cubes if size == largest else 0
+    plain = bench.measure("inference", "original", 1, 0, folder / "original.npy", cubes=few, **facts)
+    whole = bench.measure("inference", "ours", bench_repeats, 0, folder / "ours.npy", **facts)
+    facts |= {"skip_air": True}
+    skipping = bench.measure("inference", "ours", bench_repeats, 0, folder / "skipping.npy", **facts)
+    name = folder.name
+    measured += [m | {"task": "inference", "size": name} for m in (plain, whole)]
+    measured += [m | {"task": "inference, air skipped", "size": name} for m in (plain, skipping)]
+bench.ratios(measured)
+
+# %% [markdown]
+# ### At the same answer?
+#
+# PSNR against HR of each output, and between both. *Exact* is one pass of the network over the whole volume
+# in fp32, computed where it fits in memory, which is the smallest volume. The original's seams are where
+# 64-cubes with a margin of 3 miss what a network that sees 17 voxels needs.
+
+# %%
+smallest = folders[min(folders)]
+agreement = pd.DataFrame([bench.agreement(f, exact=f == smallest) for f in folders.values()])
+agreement.round(3)
+
+# %% [markdown]
+# ## Training
+#
+# A step of pretraining, and of each network in the GAN stage, on two cubes. The original's D step has no
+# gradient penalty (it clips weights); ours has, which costs a second backward pass.
+
+# %%
+edge = f"2 x {bench_patch}-cube"
+for task in ("pretraining step", "D step", "G step"):
+    for side in bench.SIDES:
+        measured.append(bench.measure(task, side, bench_repeats, patch_size=bench_patch) | {"size": edge})
+bench.ratios([m for m in measured if m["size"] == edge])
+
+# %% [markdown]
+# The same losses? Both sides train the same generator on the same two cubes, from the same start. In bfloat16
+# they may part by its rounding (8 bits, 0.4 %) and by what training makes of that; in fp32 by far less.
+
+# %%
+traces = {side: bench.measure("pretraining step", side, 1, 0, patch_size=16, steps=compare_steps)["losses"]
+          for side in bench.SIDES}
+traces = pd.DataFrame(traces)
+apart = float((traces["ours"] / traces["original"] - 1).abs().max())
+print(f"losses over {compare_steps} steps differ by at most {apart:.2%}")
+assert apart < 0.05
+
+# %% [markdown]
+# ## Feeding, preparing, scoring
+#
+# *The original* loads whole volumes and cuts them into 100 cubes; ours reads random patches where they lie on
+# disk. Its LR is a full 3D transform in double precision. Its metrics are scikit-image's.
+
+# %%
+bench.write_subjects(runs / "subjects", folders[largest], feed_subjects)
+for side in bench.SIDES:
+    facts = {"folder": str(runs / "subjects"), "patches": feed_patches, "edge": min(bench.CUBE, *largest)}
+    feeding = bench.measure("feeding", side, bench_repeats, **facts)
+    measured.append(feeding | {"size": f"{feed_subjects} subjects"})
+    for task, extra in (("LR", {"keep": keep}), ("metrics", {})):
+        facts = {"folder": str(folders[largest]), **extra}
+        measured.append(bench.measure(task, side, bench_repeats, **facts) | {"size": folders[largest].name})
+shutil.rmtree(runs / "subjects")
+print(f"first patch after {feeding['first_patch_s']:.2f} s; the process holds {feeding['peak_gib']:.2f} GiB")
+scores = {m["side"]: m for m in measured if m["task"] == "metrics"}
+off = max(abs(scores["ours"][name] - scores["original"][name]) for name in metrics.METRICS)
+print(f"PSNR, SSIM and NRMSE differ from scikit-image's by at most {off:.0e}")
+assert off < 1e-4
+
+# %% [markdown]
+# What that makes for 1,113 subjects, HCP's number: memory does not grow with subjects, because each patch
+# opens its file and lets it go; the disk does.
+
+# %%
+bytes_each = 2 * 4 * float(np.prod([256, 320, 320])) + 2 * float(np.prod([256, 320, 320]))
+print(f"1,113 prepared subjects of 256x320x320: {1113 * bytes_each / 2**40:.2f} TiB on disk")
+
+# %% [markdown]
+# ## The machine's limit
+#
+# A large matrix product is what this machine can do at best. The network's multiply-adds, over the seconds of
+# its fastest whole volume without skipping, say how near it comes.
+
+# %%
+limit = bench.measure("matrix product", "ours", 3, size=bench_matrix)
+dense = next(m for m in reversed(measured) if m["task"] == "inference" and m["side"] == "ours")
+rate = bench.network_gflops(largest, float(np.median(dense["seconds"])))
+print(f"matrix product ({limit['dtype']}): {limit['gflops']:.0f} GFLOP/s; network: {rate:.0f} GFLOP/s, "
+      f"{rate / limit['gflops']:.0%} of it")
+
+# %% [markdown]
+# ## All ratios
+#
+# Medians of the runs; `share` is the part of the original's cubes that ran. To be seen: which parts of the
+# work gained, and how time grows with the volume, on both axes logarithmic.
+
+# %%
+table = bench.ratios(measured)
+figure = figures.speed(table)
+table.round(3)
+
+# %%
+figures.save(figure, results / "figures" / "speed.png")
+tables = {"ratios": table, "agreement": agreement, "measurements": bench.long_table(measured)}
+for name, frame in tables.items():
+    frame.to_csv(results / f"{name}.csv", index=False)
+traces.rename_axis("step").to_csv(results / "losses.csv")
+used = {"profile": profile, "bench_sizes": bench_sizes, "bench_memory_gib": bench_memory_gib,
+        "original_cubes": original_cubes, "matrix_gflops": limit["gflops"], "network_gflops": rate, **process}
+write_json(results / "bench_environment.json", environment(used, outputs=[results / "ratios.csv"]))
+
+# %% [markdown]
+# ## Recap
+#
+# The ratios hold for this machine, this run and these sizes. On processors with bfloat16 arithmetic
+# (AVX512-BF16, AMX) and on GPUs the dense units run in it, which widens them; on others all is fp32, and no
+# procedure can pass the matrix product's rate.

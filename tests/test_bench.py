@@ -1,0 +1,76 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_head
+
+from sprl_utils import bench
+from sprl_utils.kspace import truncate_kspace
+from sprl_utils.networks import Generator
+from sprl_utils.patches import Prepared, RandomPatches, batch
+
+
+def test_the_originals_cubes_are_those_it_hard_codes():
+    pads, places = bench.original_cubes((256, 320, 320))
+    assert pads == [20, 17, 17] and len(places) == 180
+
+
+def test_the_original_procedure_covers_the_volume_and_an_identity_comes_back():
+    volume = np.random.default_rng(0).uniform(size=(60, 30, 59)).astype(np.float32)
+    generator = Generator(growth_rate=1, blocks=1, units=1, init="identity").eval()
+    merged, share = bench.original_super_resolve(volume, generator)
+    np.testing.assert_array_equal(merged, volume)
+    assert share == 1
+    merged, share = bench.original_super_resolve(volume, generator, cubes=1)
+    assert share == 1 / 4 and 0 < np.count_nonzero(merged) < volume.size
+
+
+def test_both_ways_to_make_lr_agree():
+    hr = make_head((20, 32, 40))
+    keep = [None, 0.5, 0.25]
+    expected = truncate_kspace(hr, keep)
+    np.testing.assert_allclose(bench.original_lr_image(hr, keep), expected, atol=1e-5)
+
+
+def test_a_ratio_counts_the_share_of_the_work_and_the_patches():
+    measured = [
+        {"task": "a", "size": "8", "side": "original", "seconds": [9, 1, 2], "share": 0.5, "peak_gib": 3},
+        {"task": "a", "size": "8", "side": "ours", "seconds": [10, 10], "patches": 20, "peak_gib": 1},
+    ]
+    (row,) = bench.ratios(measured).to_dict("records")
+    assert (row["original_seconds"], row["ours_seconds"], row["times_faster"]) == (4, 0.5, 8)
+    assert (row["original_peak_gib"], row["ours_runs"]) == (3, 2)
+    assert len(bench.long_table(measured)) == 5
+
+
+def test_a_task_runs_in_a_process_of_its_own(tmp_path):
+    bench.write_inputs(tmp_path, make_head((20, 24, 16)), [None, 0.5, 0.5])
+    found = {side: bench.measure("metrics", side, repeats=2, folder=str(tmp_path)) for side in bench.SIDES}
+    assert all(len(m["seconds"]) == 2 and m["peak_gib"] > 0.01 for m in found.values())
+    assert found["ours"]["ssim"] == pytest.approx(found["original"]["ssim"], abs=1e-6)
+    with pytest.raises(
+        RuntimeError, match="metrics, ours: expected a measurement, .*: FileNotFound"
+    ):
+        bench.measure("metrics", "ours", folder=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+def test_no_subject_stays_in_memory_after_a_patch(tmp_path):
+    bench.write_inputs(tmp_path / "inputs", make_head((20, 24, 22)), [None, 0.5, 0.5])
+    bench.write_subjects(tmp_path / "subjects", tmp_path / "inputs", 3)
+    subjects = [Prepared(folder) for folder in sorted((tmp_path / "subjects").iterdir())]
+    held = subjects[0].hr
+    assert re.search(r"subject0000/hr\.npy", Path("/proc/self/maps").read_text())  # it would be seen
+    del held
+    for step in range(5):
+        lr, hr = batch(RandomPatches(subjects, 16, seed=0), step, 2)
+        assert lr.shape == hr.shape == (2, 1, 16, 16, 16)
+    assert not re.search(r"subject\d+/\w+\.npy", Path("/proc/self/maps").read_text())
+
+
+def test_a_head_takes_hcps_shape():
+    head = make_head((190, 230, 226))
+    assert bench.head_of_size(head, (20, 32, 32)).shape == (20, 32, 32)
+    small = make_head((30, 30, 30))
+    assert bench.head_of_size(small, (20, 32, 32)).shape == (20, 32, 32)
