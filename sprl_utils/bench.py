@@ -3,17 +3,14 @@
 The original procedure is written here from its description (its README and reading its notebooks), in fp32
 with contiguous tensors and the default allocator, as it ran. Both sides get the same files. Nothing else in
 the study imports this module.
-
-``python -m sprl_utils.bench '{"task": ..., "side": ...}'`` runs one side of one task and prints JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +35,7 @@ from sprl_utils.manifest import Subject
 from sprl_utils.networks import Discriminator, Generator, channels_last, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches, batch, grid_corners
 from sprl_utils.prepare import Recipe, prepare_subject
-from sprl_utils.provenance import repo_root, tune_process
+from sprl_utils.provenance import tune_process
 from sprl_utils.training import fabric_dtype, make_fabric
 from sprl_utils.volumes import foreground_mask
 
@@ -370,22 +367,15 @@ def measure(
         its last repeat.
 
     Raises:
-        RuntimeError: the process failed; with its last line.
+        Exception: whatever the task raised.
     """
-    request = {"task": task, "side": side, "repeats": repeats, "warmup": warmup, "settings": settings}
-    request["out"] = str(out) if out else None
-    done = subprocess.run(
-        [sys.executable, "-m", "sprl_utils.bench", json.dumps(request)],
-        capture_output=True,
-        text=True,
-        cwd=repo_root(),
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(
-            f"benchmark {task}, {side}: expected a measurement, found exit {done.returncode}: {last}"
-        )
-    return {"task": task, "side": side, **json.loads(done.stdout.splitlines()[-1])}
+    # Forked from a server that has imported this module and done nothing else: each process starts alike,
+    # without the seconds that imports take. What a side sets for its process ends with it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(1) as pool:
+        found = pool.apply(_run, (task, side, repeats, warmup, out, settings))
+    return {"task": task, "side": side, **found}
 
 
 def ratios(measured: Sequence[dict]) -> pd.DataFrame:
@@ -459,22 +449,18 @@ def _peak_gib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def main(request: dict) -> None:
-    """One side of one task, in this process; prints a line of JSON."""
-    if request["side"] == "ours":
+def _run(task: str, side: str, repeats: int, warmup: int, out: Path | None, settings: dict) -> dict:
+    """One side of one task, in this process."""
+    if side == "ours":
         tune_process()
-    run = TASKS[request["task"]](request["side"], **request["settings"])
+    run = TASKS[task](side, **settings)
     seconds, result = [], {}
-    for i in range(request["warmup"] + request["repeats"]):
+    for i in range(warmup + repeats):
         started = time.perf_counter()
         result = run()
-        if i >= request["warmup"]:
+        if i >= warmup:
             seconds.append(time.perf_counter() - started)
     array = result.pop("array", None)
-    if request["out"] and array is not None:
-        np.save(request["out"], array)
-    print(json.dumps({"seconds": seconds, "peak_gib": _peak_gib(), "threads": os.cpu_count(), **result}))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    if out and array is not None:
+        np.save(out, array)
+    return {"seconds": seconds, "peak_gib": _peak_gib(), **result}

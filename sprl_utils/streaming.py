@@ -23,6 +23,8 @@ from sprl_utils.networks import DenseBlock, DenseUnit, Generator
 
 CHANNELS_LAST = torch.channels_last_3d
 Box = tuple[slice, slice]
+#: Voxels to which the edges of computed boxes are rounded.
+STEP = 16
 
 
 class Needed:
@@ -40,7 +42,8 @@ class Needed:
     def box(self, first: int, stop: int, radius: int) -> Box | None:
         """H and W to compute of planes ``first ... stop - 1``, with ``radius`` 3x3x3 convs still to come.
 
-        None: nothing.
+        Edges are rounded outwards to multiples of `STEP`: memory of a few sizes is used again, that of many
+        sizes piles up in the allocator. None: nothing.
         """
         if first >= stop:
             return None
@@ -50,7 +53,7 @@ class Needed:
             a, b = int(low[planes].min()) - radius, int(high[planes].max()) + radius
             if a >= b:
                 return None
-            box.append(slice(max(a, 0), min(b, n)))
+            box.append(slice(max(a // STEP * STEP, 0), min(-(-b // STEP) * STEP, n)))
         return tuple(box)
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 
+from sprl_utils import streaming
 from sprl_utils.networks import Generator
 from sprl_utils.streaming import Needed, PlaneStream
 
@@ -62,7 +63,8 @@ def test_bfloat16_units_stay_near_float32(trained):  # noqa: F811
     assert 0 < (streamed - whole).norm() / whole.norm() < 0.01  # bfloat16 has 8 bits: 0.4 % a rounding
 
 
-def test_a_box_grows_by_one_voxel_for_each_conv_to_come():
+def test_a_box_grows_by_one_voxel_for_each_conv_to_come(monkeypatch):
+    monkeypatch.setattr(streaming, "STEP", 1)
     mask = np.zeros((9, 20, 30), bool)
     mask[4, 10, 15] = True
     needed = Needed(mask)
@@ -70,3 +72,6 @@ def test_a_box_grows_by_one_voxel_for_each_conv_to_come():
     assert needed.box(2, 4, 0) is None
     assert needed.box(2, 3, 2) == (slice(8, 13), slice(13, 18))
     assert needed.box(0, 9, 12) == (slice(0, 20), slice(3, 28))
+    monkeypatch.setattr(streaming, "STEP", 8)
+    assert needed.box(2, 3, 2) == (slice(8, 16), slice(8, 24))
+    assert needed.box(0, 9, 12) == (slice(0, 20), slice(0, 30))

@@ -10,9 +10,11 @@ from scipy import io, ndimage
 
 from sprl_utils.volumes import (
     Volume,
+    _from_grid,
     brain_mask,
     check_pair,
     foreground_mask,
+    head_masks,
     intensity_scale,
     read_volume,
     write_volume,
@@ -221,6 +223,22 @@ def test_brain_is_within_the_skull(head):
     mask = brain_mask(data, (2.5,) * 3)
     assert mask.shape == data.shape and mask.dtype == bool
     assert mask[radius < 59].all() and not mask[radius > 66].any()
+
+
+def test_both_masks_at_once_are_those_made_alone(head):
+    _, data = head
+    foreground, brain = head_masks(data, (2.5,) * 3)
+    np.testing.assert_array_equal(foreground, foreground_mask(data, (2.5,) * 3))
+    np.testing.assert_array_equal(brain, brain_mask(data, (2.5,) * 3))
+
+
+@pytest.mark.parametrize("shape", [(31, 20, 25), (9, 41, 1), (10, 11, 12)])
+def test_a_mask_is_brought_to_a_grid_as_scipy_does(shape):
+    mask = np.random.default_rng(0).uniform(size=(10, 11, 12)) > 0.5
+    factors = [n / m for n, m in zip(shape, mask.shape, strict=True)]
+    expected = ndimage.zoom(mask.astype(float), factors, order=1)
+    sure = np.abs(expected - 0.5) > 1e-6  # where rounding cannot decide
+    np.testing.assert_array_equal(_from_grid(mask, shape)[sure], expected[sure] > 0.5)
 
 
 def test_brain_mask_says_when_there_is_no_scalp(head):
