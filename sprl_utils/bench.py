@@ -214,7 +214,7 @@ def _pretrain_step(side: str, patch_size: int, steps: int = 1) -> Callable[[], d
             optimizer.zero_grad()
             backward(loss)
             optimizer.step()
-            trace.append(float(loss))
+            trace.append(loss.item())
         return {"losses": trace}
 
     return run
