@@ -19,7 +19,8 @@
 # **Goals.** Ratios of time for each part of the work; peak memory; how far both outputs lie apart, and how
 # far either lies from exact computation; how near the machine's own limit the network runs.
 # **Inputs.** One head of the manifest, resampled to HCP's size. **Outputs.** `results/<profile>/`:
-# `measurements.csv`, `ratios.csv`, `agreement.csv`, `figures/speed.png`, `environment.json`.
+# `measurements.csv`, `ratios.csv`, `agreement.csv`, `losses.csv`, `ceilings.csv`, `operations.csv`,
+# `figures/speed.png`, `bench_environment.json`.
 # **Time.** Two minutes on the smoke profile, three quarters of an hour for `make bench` on two cores.
 
 # %% tags=["parameters"]
@@ -168,17 +169,31 @@ bytes_each = 2 * 4 * float(np.prod([256, 320, 320])) + 2 * float(np.prod([256, 3
 print(f"1,113 prepared subjects of 256x320x320: {1113 * bytes_each / 2**40:.2f} TiB on disk")
 
 # %% [markdown]
-# ## The machine's limit
+# ## Why not faster? The machine's limit
 #
-# A large matrix product is what this machine can do at best. The network's multiply-adds, over the seconds of
-# its fastest whole volume without skipping, say how near it comes.
+# A large matrix product is the best that this machine does. `floor_s` is what a task's operations (counted by
+# torch, both of a multiply-add) would take at that rate; `share_of_limit` is how near ours comes, and
+# `at_most` how many times faster than the original anything could be here that computes the same.
 
 # %%
 limit = bench.measure("matrix product", "ours", 3, size=bench_matrix)
-dense = next(m for m in reversed(measured) if m["task"] == "inference" and m["side"] == "ours")
-rate = bench.network_gflops(largest, float(np.median(dense["seconds"])))
-print(f"matrix product ({limit['dtype']}): {limit['gflops']:.0f} GFLOP/s; network: {rate:.0f} GFLOP/s, "
-      f"{rate / limit['gflops']:.0%} of it")
+middle = folders[sorted(folders)[len(folders) // 2]]
+tasks = {"inference": {"folder": str(middle), "memory_gib": bench_memory_gib},
+         **dict.fromkeys(("pretraining step", "D step", "G step"), {"patch_size": bench_patch})}
+profiled = [bench.measure("profile", "ours", 1, 0, profiled=task, **facts)
+            | {"task": task, "size": middle.name if task == "inference" else edge}
+            for task, facts in tasks.items()]
+ceilings = bench.ceilings(measured, profiled, limit["gflops"])
+print(f"matrix product in {limit['dtype']}: {limit['gflops']:.0f} GFLOP/s")
+ceilings.round(3)
+
+# %% [markdown]
+# Where the time goes, by kind of operation. What is not a convolution (normalisation, activation, copies) is
+# bound by memory rather than by arithmetic.
+
+# %%
+operations = bench.operations(profiled)
+operations.round(3)
 
 # %% [markdown]
 # ## All ratios
@@ -193,12 +208,14 @@ table.round(3)
 
 # %%
 figures.save(figure, results / "figures" / "speed.png")
-tables = {"ratios": table, "agreement": agreement, "measurements": bench.long_table(measured)}
+tables = {"ratios": table, "agreement": agreement, "measurements": bench.long_table(measured),
+          "ceilings": ceilings, "operations": operations.reset_index()}
 for name, frame in tables.items():
     frame.to_csv(results / f"{name}.csv", index=False)
 traces.rename_axis("step").to_csv(results / "losses.csv")
 used = {"profile": profile, "bench_sizes": bench_sizes, "bench_memory_gib": bench_memory_gib,
-        "original_cubes": original_cubes, "matrix_gflops": limit["gflops"], "network_gflops": rate, **process}
+        "original_cubes": original_cubes, "matrix_gflops": limit["gflops"], "matrix_dtype": limit["dtype"],
+        **process}
 write_json(results / "bench_environment.json", environment(used, outputs=[results / "ratios.csv"]))
 
 # %% [markdown]

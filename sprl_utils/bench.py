@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,16 @@ import torch
 from scipy import ndimage
 from skimage import metrics as skimage_metrics
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from sprl_utils import losses, metrics
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
-from sprl_utils.networks import Discriminator, Generator, channels_last, multiply_adds
+from sprl_utils.networks import Discriminator, Generator, channels_last
 from sprl_utils.patches import Prepared, RandomPatches, batch, grid_corners
 from sprl_utils.prepare import Recipe, prepare_subject
 from sprl_utils.provenance import tune_process
@@ -337,8 +341,41 @@ def _limit(side: str, size: int) -> Callable[[], dict]:
     return run
 
 
+class _Operations(TorchDispatchMode):
+    """Counts operations. (torch's FlopCounterMode also asks which module they are of, which it cannot within
+    the gradient penalty's `autograd.grad`.)"""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is torch.ops.aten.mkldnn_convolution.default:
+            x, weight = args[:2]
+            self.count += 2 * weight.numel() * out.numel() // weight.shape[0]
+        elif formula := flop_registry.get(func._overloadpacket):
+            self.count += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def _profile(side: str, profiled: str, **settings) -> Callable[[], dict]:
+    """Operations of another task: how many in all (GFLOP, two a multiply-add), and seconds of each kind."""
+    work = TASKS[profiled](side, **settings)
+
+    def run() -> dict:
+        with _Operations() as operations:
+            work()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            work()
+        seconds = {e.key: 1e-6 * e.self_cpu_time_total for e in profiler.key_averages()}
+        return {"gflop": 1e-9 * operations.count, "operations": seconds}
+
+    return run
+
+
 TASKS = {
     "inference": _inference,
+    "profile": _profile,
     "pretraining step": _pretrain_step,
     "D step": partial(_gan_step, updated="D"),
     "G step": partial(_gan_step, updated="G"),
@@ -368,13 +405,14 @@ def measure(
 
     Raises:
         Exception: whatever the task raised.
+        BrokenProcessPool: the process was killed, for want of memory perhaps.
     """
     # Forked from a server that has imported this module and done nothing else: each process starts alike,
     # without the seconds that imports take. What a side sets for its process ends with it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with context.Pool(1) as pool:
-        found = pool.apply(_run, (task, side, repeats, warmup, out, settings))
+    with ProcessPoolExecutor(1, context) as pool:
+        found = pool.submit(_run, task, side, repeats, warmup, out, settings).result()
     return {"task": task, "side": side, **found}
 
 
@@ -434,9 +472,43 @@ def agreement(folder: Path, exact: bool) -> dict[str, str | float]:
     return row
 
 
-def network_gflops(shape: Sequence[int], seconds: float) -> float:
-    """Rate at which the paper's generator ran a volume once, in GFLOP/s (two operations a multiply-add)."""
-    return 2e-9 * multiply_adds(seeded_generator(), 1) * float(np.prod(shape)) / seconds
+def ceilings(measured: Sequence[dict], profiled: Sequence[dict], gflops: float) -> pd.DataFrame:
+    """What the machine allows: a task's operations at the rate of a large matrix product.
+
+    Args:
+        measured: results of both sides' tasks, with their task and size.
+        profiled: results of the task ``"profile"`` for our side, with the task and size they are of.
+        gflops: the rate.
+
+    Returns:
+        One row a profiled task: ``gflop`` of operations, ``floor_s`` (their seconds at that rate),
+        ``share_of_limit`` that ours reaches, and ``at_most``: times faster than the original that the rate
+        allows.
+    """
+    table = ratios(measured).set_index(["task", "size"])
+    rows = []
+    for found in profiled:
+        timed, floor = table.loc[found["task"], found["size"]], found["gflop"] / gflops
+        rows.append(
+            {
+                "task": found["task"],
+                "size": found["size"],
+                "gflop": found["gflop"],
+                "floor_s": floor,
+                "ours_s": timed["ours_seconds"],
+                "share_of_limit": floor / timed["ours_seconds"],
+                "times_faster": timed["times_faster"],
+                "at_most": timed["original_seconds"] / floor,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def operations(profiled: Sequence[dict], count: int = 8) -> pd.DataFrame:
+    """Share of the time that each kind of operation takes, the ``count`` largest in any profiled task."""
+    table = pd.DataFrame({found["task"]: pd.Series(found["operations"]) for found in profiled}).fillna(0)
+    table = table / table.sum()
+    return table.loc[table.max(axis=1).nlargest(count).index].rename_axis("operation")
 
 
 def _peak_gib() -> float:

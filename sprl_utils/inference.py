@@ -10,6 +10,7 @@ from torch import nn
 
 from sprl_utils.networks import Generator
 from sprl_utils.patches import Tile, plan_tiles, shrink, stitch
+from sprl_utils.provenance import release_memory
 from sprl_utils.streaming import PlaneStream
 
 #: Halo for networks that do not say how far they see: the default generator's receptive radius.
@@ -20,6 +21,8 @@ BYTES_PER_VOXEL = 6500
 #: Planes that go through the network together, the most first, and what the process then grows by in bytes a
 #: voxel of a plane (measured likewise).
 SLABS = ((8, 40_000), (4, 30_000))
+#: What the process grows by beyond that, in GiB: blocks of many sizes do not fit into each other's places.
+OVERHEAD_GIB = 0.5
 
 
 @torch.inference_mode()
@@ -45,7 +48,7 @@ def super_resolve(
         volume: float32 ``(x, y, z)`` of any shape, on the scale the generator was trained with.
         generator: maps ``(1, 1, D, H, W)`` to the same shape; runs where its parameters are.
         halo: voxels read beyond each tile; None: as the network needs.
-        memory_gib: bound on the memory for features.
+        memory_gib: bound on the memory for features, more than `OVERHEAD_GIB`; volumes come on top.
         foreground: bool ``(x, y, z)``; where given, all other voxels are copied from the input, and the
             network runs only where that is needed.
         dtype: of the dense units in the stream: float32, or bfloat16 where the hardware multiplies it.
@@ -67,10 +70,12 @@ def super_resolve(
             f"super-resolve: foreground: expected shape {volume.shape}, found {foreground.shape}"
         )
     wanted = np.ones(volume.shape, bool) if foreground is None else foreground
-    volume = volume.astype(np.float32)
+    volume = volume.astype(np.float32, copy=False)
     streamed = halo is None and isinstance(generator, Generator)
     halo = getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
-    allowed = memory_gib * 2**30
+    if memory_gib <= OVERHEAD_GIB:
+        raise ValueError(f"super-resolve: memory: expected more than {OVERHEAD_GIB} GiB, found {memory_gib}")
+    allowed = (memory_gib - OVERHEAD_GIB) * 2**30
     if streamed:
         tiles = _columns(volume.shape, halo, int(allowed / SLABS[-1][1]))
     else:
@@ -88,7 +93,8 @@ def super_resolve(
         merged = stitch(volume, tiles if streamed else progress(tiles), run)
     finally:
         generator.train(was_training)
-    return np.where(wanted, merged, volume)
+    np.copyto(merged, volume, where=~wanted)
+    return merged
 
 
 def _columns(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
@@ -117,6 +123,8 @@ def _run_stream(
     for step in progress(stream.steps):
         first, done = stream.push(step)
         restored[first : first + len(done)] = done.cpu().numpy()
+    del stream
+    release_memory()
     return restored[tile.crop]
 
 

@@ -27,6 +27,17 @@ Box = tuple[slice, slice]
 STEP = 16
 
 
+def conv3d(x: Tensor, weight: Tensor, padding: Sequence[int] = (0, 0, 0)) -> Tensor:
+    """``F.conv3d`` without bias, in float32 by oneDNN wherever that is there.
+
+    Torch asks oneDNN only if a single image has more than 20,480 maps x planes x rows, and else takes a path
+    that is up to ten times slower. The few planes of a slab are often below that.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.aten.mkldnn_convolution(x, weight, None, list(padding), [1] * 3, [1] * 3, 1)
+    return F.conv3d(x, weight, padding=tuple(padding))
+
+
 class Needed:
     """Which part of the planes must be right for all voxels of a mask to be right.
 
@@ -80,25 +91,38 @@ class _Unit:
         weight = unit.conv.weight.to(dtype, memory_format=CHANNELS_LAST)
         return cls(scale.view(-1, 1, 1, 1), shift.view(-1, 1, 1, 1), weight)
 
-    def __call__(self, maps: Tensor, at_start: bool, at_end: bool) -> Tensor:
-        """The unit's maps of ``maps``, less a plane at each end that is not the volume's own."""
-        x = F.elu_(torch.addcmul(self.shift, maps, self.scale)).to(self.weight.dtype)
+    def __call__(self, maps: Tensor, at_start: bool, at_end: bool, memory: Tensor) -> Tensor:
+        """The unit's maps of ``maps``, less a plane at each end that is not the volume's own.
+
+        ``memory`` is a flat float32 tensor to normalise ``maps`` in.
+        """
+        _, channels, *size = maps.shape
+        x = memory[: maps.numel()].view(1, *size, channels).movedim(-1, 1)
+        x = F.elu_(torch.addcmul(self.shift, maps, self.scale, out=x)).to(self.weight.dtype)
         if at_start or at_end:
             x = F.pad(x, (0, 0, 0, 0, at_start, at_end)).contiguous(memory_format=CHANNELS_LAST)
-        return F.conv3d(x, self.weight, padding=(0, 1, 1))
+        return conv3d(x, self.weight, padding=(0, 1, 1))
 
 
 class _BlockStream:
     """A dense block that is fed planes and gives those that are complete, ``units`` planes behind."""
 
     def __init__(
-        self, block: DenseBlock, radius: int, depth: int, planes: int, needed: Needed, scratch: Tensor
+        self,
+        block: DenseBlock,
+        radius: int,
+        depth: int,
+        planes: int,
+        needed: Needed,
+        scratch: Tensor,
+        memory: Tensor,
     ):
         self.units = [_Unit.of(unit, scratch.dtype) for unit in block.children()]
         self.radius, self.depth, self.planes = radius, depth, planes
-        self.needed, self.scratch = needed, scratch
+        self.needed, self.scratch, self.memory = needed, scratch, memory
         self.done = [0] * (len(self.units) + 1)  # planes known of the block's input and of each unit's maps
         self.first, self.kept = 0, None  # planes that the next slab needs, and the number of the first
+        self.place = None
 
     def push(self, x: Tensor) -> Tensor:  # (1, 2k, d, H, W)
         first, begun, width = self.first, self.done[-1], x.shape[1]
@@ -117,10 +141,10 @@ class _BlockStream:
             # outside of what is kept.
             wide, inner = zip(*(_grow(s, n) for s, n in zip(box, maps.shape[3:], strict=True)), strict=True)
             seen = slice(max(start - 1, 0) - first, min(stop + 1, self.depth) - first)
-            new = unit(maps[:, :channels, seen, *wide], start == 0, stop == self.depth)
+            new = unit(maps[:, :channels, seen, *wide], start == 0, stop == self.depth, self.memory)
             maps[:, channels : channels + growth, start - first : stop - first, *box] = new[:, :, :, *inner]
         self.first = max(self.done[-1] - 1, 0)
-        self.kept = maps[:, :, self.first - first :].clone(memory_format=CHANNELS_LAST)
+        self._keep(maps[:, :, self.first - first :])
         return maps[:, :, begun - first : self.done[-1] - first]
 
     def _append(self, x: Tensor) -> Tensor:
@@ -132,6 +156,13 @@ class _BlockStream:
         maps[:, : x.shape[1], old:] = x
         self.done[0] += x.shape[2]
         return maps
+
+    def _keep(self, planes: Tensor) -> None:
+        """Copy planes to where the next slab finds them: one place for all slabs, as freed ones pile up."""
+        if self.place is None:
+            size = (*planes.shape[:2], len(self.units) + 1, *planes.shape[3:])
+            self.place = planes.new_empty(size).contiguous(memory_format=CHANNELS_LAST)
+        self.kept = self.place[:, :, : planes.shape[2]].copy_(planes)
 
 
 def _grow(box: slice, n: int) -> tuple[slice, slice]:
@@ -187,6 +218,10 @@ class PlaneStream:
         width, block = _widths(generator)
         size = (1, block, planes + generator.units + 1, *volume.shape[1:])
         scratch = torch.empty(size, dtype=dtype, device=volume.device, memory_format=CHANNELS_LAST).zero_()
+        # What the widest unit reads, normalised: one place for all, because a place of each size for each
+        # unit piles up in the allocator and costs page faults.
+        widest = block - generator.block0.denselayer1.conv.out_channels
+        memory = torch.empty(widest * (planes + 2) * volume[0].numel(), device=volume.device)
         self.padded = F.pad(volume.float()[None, None], (1,) * 6)
         self.conv0 = generator.conv0.weight
         self.blocks = [
@@ -197,6 +232,7 @@ class PlaneStream:
                 planes,
                 needed,
                 scratch,
+                memory,
             )
             for i in range(generator.blocks)
         ]
@@ -224,7 +260,7 @@ class PlaneStream:
             if stop > first:
                 part = part.float()
                 for j in range(max(i - 1, 0), len(self.sums)):
-                    self.sums[j].add(first, F.conv3d(part, self.weights[j][i]))
+                    self.sums[j].add(first, conv3d(part, self.weights[j][i]))
             if i < len(self.blocks):
                 if i > 0:
                     block_input = self.sums[i - 1].take(stop)  # (1, 2k, d, H, W)
@@ -236,7 +272,7 @@ class PlaneStream:
         if first == stop:
             _, _, _, h, w = self.padded.shape
             return self.padded.new_empty((1, self.conv0.shape[0], 0, h - 2, w - 2))
-        maps = F.conv3d(self.padded[:, :, first : stop + 2], self.conv0)
+        maps = conv3d(self.padded[:, :, first : stop + 2], self.conv0)
         return maps.contiguous(memory_format=CHANNELS_LAST)
 
 

@@ -7,7 +7,7 @@ from conftest import make_head
 
 from sprl_utils import bench
 from sprl_utils.kspace import truncate_kspace
-from sprl_utils.networks import Generator
+from sprl_utils.networks import Generator, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches, batch
 
 
@@ -72,3 +72,27 @@ def test_a_head_takes_hcps_shape():
     assert bench.head_of_size(head, (20, 32, 32)).shape == (20, 32, 32)
     small = make_head((30, 30, 30))
     assert bench.head_of_size(small, (20, 32, 32)).shape == (20, 32, 32)
+
+
+def test_operations_of_a_profiled_task_are_those_of_its_convolutions(tmp_path):
+    found = bench.measure("profile", "ours", 1, 0, profiled="pretraining step", patch_size=16)
+    forward = 2 * 2 * multiply_adds(Generator(), 16)  # two cubes, two operations a multiply-add
+    to_input = 2 * 2 * Generator().conv0.weight.numel() * 16**3  # the one gradient that nobody asks for
+    assert found["gflop"] == pytest.approx(1e-9 * (3 * forward - to_input), rel=1e-6)
+    assert found["operations"]["aten::convolution_backward"] > 0
+    assert bench.measure("profile", "ours", 1, 0, profiled="D step", patch_size=16)["gflop"] > 0
+    bench.write_inputs(tmp_path, make_head((20, 24, 16)), [None, 0.5, 0.5])
+    facts = {"profiled": "inference", "folder": str(tmp_path), "memory_gib": 1.0}
+    whole = 2e-9 * multiply_adds(Generator(), 1) * 20 * 24 * 16
+    assert bench.measure("profile", "ours", 1, 0, **facts)["gflop"] == pytest.approx(whole, rel=0.35)
+
+
+def test_ceilings_follow_from_the_rate():
+    measured = [
+        {"task": "a", "size": "8", "side": "original", "seconds": [40], "peak_gib": 1},
+        {"task": "a", "size": "8", "side": "ours", "seconds": [10], "peak_gib": 1},
+    ]
+    profiled = [{"task": "a", "size": "8", "gflop": 500, "operations": {"conv": 3.0, "copy": 1.0}}]
+    (row,) = bench.ceilings(measured, profiled, gflops=100).to_dict("records")
+    assert (row["floor_s"], row["share_of_limit"], row["at_most"], row["times_faster"]) == (5, 0.5, 8, 4)
+    assert bench.operations(profiled)["a"].tolist() == [0.75, 0.25]

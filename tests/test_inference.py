@@ -4,18 +4,19 @@ import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 from torch import nn
 
-from sprl_utils.inference import BYTES_PER_VOXEL, SLABS, super_resolve
+from sprl_utils import bench
+from sprl_utils.inference import BYTES_PER_VOXEL, OVERHEAD_GIB, SLABS, super_resolve
 from sprl_utils.networks import Generator
 
 
 def gib(voxels: int) -> float:
     """The memory bound that allows tiles of so many voxels."""
-    return voxels * BYTES_PER_VOXEL / 2**30
+    return OVERHEAD_GIB + voxels * BYTES_PER_VOXEL / 2**30
 
 
 def gib_of_plane(voxels: int) -> float:
     """The memory bound that allows columns of so many voxels a plane."""
-    return voxels * SLABS[-1][1] / 2**30
+    return OVERHEAD_GIB + voxels * SLABS[-1][1] / 2**30
 
 
 @pytest.mark.parametrize("shape", [(25, 43, 38), (1, 7, 60), (40, 20, 33)])
@@ -62,6 +63,20 @@ def test_air_is_copied_and_the_head_is_as_without_skipping(trained):  # noqa: F8
 def test_too_little_memory_is_said(trained):  # noqa: F811
     with pytest.raises(ValueError, match="needs tiles of more than the 3 voxels allowed"):
         super_resolve(np.ones((5, 50, 50)), trained, memory_gib=gib_of_plane(3))
+    with pytest.raises(ValueError, match="expected more than 0.5 GiB, found 0.5"):
+        super_resolve(np.ones((5, 50, 50)), trained, memory_gib=0.5)
+
+
+def test_the_process_grows_by_no_more_than_the_bound(tmp_path):
+    def peak(shape: tuple[int, int, int], bound: float) -> float:
+        np.save(tmp_path / "lr.npy", np.ones(shape, np.float32))
+        np.save(tmp_path / "head.npy", np.ones(shape, bool))
+        facts = {"folder": str(tmp_path), "memory_gib": bound}
+        return bench.measure("inference", "ours", repeats=1, warmup=0, **facts)["peak_gib"]
+
+    small = peak((2, 8, 8), 1.0)
+    for bound in (0.8, 1.2):  # columns, whole planes
+        assert small < peak((24, 128, 128), bound) < small + bound
 
 
 def test_training_mode_is_left_as_it_was():

@@ -75,3 +75,13 @@ def test_a_box_grows_by_one_voxel_for_each_conv_to_come(monkeypatch):
     monkeypatch.setattr(streaming, "STEP", 8)
     assert needed.box(2, 3, 2) == (slice(8, 16), slice(8, 24))
     assert needed.box(0, 9, 12) == (slice(0, 20), slice(0, 30))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3, 4, 5), (1, 1, 4, 6, 6), (1, 32, 6, 40, 40)])
+def test_conv3d_is_torchs_whatever_way_it_takes(shape):
+    x = torch.rand(shape).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.rand(16, shape[1], 3, 3, 3)
+    expected = torch.nn.functional.conv3d(x.double(), weight.double(), padding=(0, 1, 1)).float()
+    found = streaming.conv3d(x, weight, padding=(0, 1, 1))
+    rounding = weight[0].numel() * torch.finfo(torch.float32).eps  # of a sum of so many terms, at worst
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding * expected.max().item())
