@@ -122,7 +122,8 @@ class _BlockStream:
         self.needed, self.scratch, self.memory = needed, scratch, memory
         self.done = [0] * (len(self.units) + 1)  # planes known of the block's input and of each unit's maps
         self.first, self.kept = 0, None  # planes that the next slab needs, and the number of the first
-        self.place = None
+        # One place for what all slabs keep: a new one each time would pile up in the allocator.
+        self.place = torch.empty_like(scratch[:, :, : len(self.units) + 1], memory_format=CHANNELS_LAST)
 
     def push(self, x: Tensor) -> Tensor:  # (1, 2k, d, H, W)
         first, begun, width = self.first, self.done[-1], x.shape[1]
@@ -144,7 +145,8 @@ class _BlockStream:
             new = unit(maps[:, :channels, seen, *wide], start == 0, stop == self.depth, self.memory)
             maps[:, channels : channels + growth, start - first : stop - first, *box] = new[:, :, :, *inner]
         self.first = max(self.done[-1] - 1, 0)
-        self._keep(maps[:, :, self.first - first :])
+        last = maps[:, :, self.first - first :]
+        self.kept = self.place[:, :, : last.shape[2]].copy_(last)
         return maps[:, :, begun - first : self.done[-1] - first]
 
     def _append(self, x: Tensor) -> Tensor:
@@ -156,13 +158,6 @@ class _BlockStream:
         maps[:, : x.shape[1], old:] = x
         self.done[0] += x.shape[2]
         return maps
-
-    def _keep(self, planes: Tensor) -> None:
-        """Copy planes to where the next slab finds them: one place for all slabs, as freed ones pile up."""
-        if self.place is None:
-            size = (*planes.shape[:2], len(self.units) + 1, *planes.shape[3:])
-            self.place = planes.new_empty(size).contiguous(memory_format=CHANNELS_LAST)
-        self.kept = self.place[:, :, : planes.shape[2]].copy_(planes)
 
 
 def _grow(box: slice, n: int) -> tuple[slice, slice]:
