@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench test notebooks lab pins clean
+.PHONY: help reproduce bench study test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,10 @@ $(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
 $(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
 $(run)/03_train_gan.ipynb: $(run)/02_pretrain_generator.ipynb
 $(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
+
+study:  ## Train for hours, with one person held out and then the other (resumable)
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .

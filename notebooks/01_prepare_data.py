@@ -30,6 +30,7 @@ hcp_ids = ""  # CSV whose first column lists the HCP subject ids
 hcp_own_lr = False  # read <id>_LR.mat beside each HCP volume instead of making LR
 split_rule = "seeded"  # for rows without a split: "seeded" or "original"
 split_seed = 0  # seed of the "seeded" rule
+group_splits = {}  # leakage groups to put into another split than the manifest's, e.g. {"bb": "train"}
 keep = 0.25  # share of k-space samples kept on each degraded axis
 lr_recipe = "paper"  # "paper", or "original" with its defects
 fixed_scale = 0.0  # divide intensities by this; 0: the 99.5th percentile of the foreground
@@ -65,7 +66,7 @@ if hcp_root:
     listed = manifests.hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
 else:
     listed = manifests.read_manifest(root / manifest)
-listed = manifests.assign_splits(listed, split_rule, split_seed)
+listed = manifests.move_groups(manifests.assign_splits(listed, split_rule, split_seed), group_splits)
 listed = [s for s in listed if not subjects or s.id in subjects]
 pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 

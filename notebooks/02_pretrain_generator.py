@@ -39,6 +39,7 @@ rate_warmup = 4  # steps over which "cosine" rises
 average = 0.95  # decay of the running average of the weights; 0: off
 fit_patches = 4  # patches to which the reconstruction is fitted before the first step; 0: off
 ridge = 0.3  # weight of the ridge in that fit
+model = "mDCSRN"  # or a comparator: "DCSRN", "SRResNet", "FSRCNN"
 init = "identity"  # "identity", or the original project's "kaiming"
 pretrain_every = 8  # steps between checkpoints, each with a look at the validation patches
 validation_patches = 4  # number of fixed validation cubes
@@ -53,7 +54,7 @@ import pandas as pd
 import torch
 
 from sprl_utils import figures, training
-from sprl_utils.networks import Generator, count_parameters, multiply_adds
+from sprl_utils.networks import count_parameters, make_generator, multiply_adds
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -79,10 +80,10 @@ figures.banner(profile)
 # the input through, and $R$ reads that map alone, so training starts at the LR image instead of at noise.
 
 # %%
-generator = Generator(init=init)
+generator = make_generator(model, init)
 print(f"{count_parameters(generator):,} parameters, sees {generator.receptive_radius} voxels to each side, "
       f"{multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a 64-cube")
-assert count_parameters(generator) == 411_648
+assert count_parameters(generator) == 411_648 or model != "mDCSRN"
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(1, 1, 9, 10, 11)  # (N, C, D, H, W)
@@ -128,8 +129,8 @@ fabric = training.make_fabric(device, precision)
 plan = training.PretrainSettings(
     steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
     rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
-    rate_warmup=rate_warmup, average=average, init=init, fit_patches=fit_patches, ridge=ridge, seed=seed,
-    every=pretrain_every)
+    rate_warmup=rate_warmup, average=average, model=model, init=init, fit_patches=fit_patches, ridge=ridge,
+    seed=seed, every=pretrain_every)
 curve = figures.LiveCurve({"L1": ["train_l1", "l1"], "PSNR (dB)": ["psnr"], "SSIM": ["ssim"]})
 history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve)
 

@@ -19,13 +19,15 @@
 # **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; pictures that show where the errors
 # are.
 # **Inputs.** `runs/<profile>/` of the notebooks before. **Outputs.** `results/<profile>/`: `metrics.csv`,
-# `summary.csv`, `table.md`, `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
+# `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`, `figures/`; volumes in the input's own units in
+# `runs/<profile>/sr/`.
 # **Time.** Half a minute on the smoke profile; a few minutes a head on a laptop.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 memory_gib = 4.0  # bound on the memory for the network's features; decides how many planes run together
 skip_air = False  # copy the air around the head instead of running the network there
+two_sample_patches = 32  # places of which a classifier is shown SR and HR, on each side; 0: no such test
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
@@ -34,7 +36,7 @@ precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import evaluation, figures, metrics
+from sprl_utils import evaluation, figures, metrics, rescan
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -99,7 +101,7 @@ evaluation.results_table(scores, "brain").round(4)
 
 # %%
 summary = metrics.summarise(scores, ["region", "method"])
-cost = scores.groupby("method", sort=False)[["parameters", "seconds"]].mean().reset_index()
+cost = scores.groupby("method", sort=False)[["parameters", "multiply_adds", "seconds"]].mean().reset_index()
 summary = summary.merge(cost, on="method")
 summary.round(4)
 
@@ -117,6 +119,39 @@ figures.save(figure, results / "figures" / "bars.png")
 # **What is to be seen** (test heads). Most of the way from nearest to the best is made by zero-filling, which
 # costs no training; what the network adds is the step from there.
 #
+# ## Sharp, or right?
+#
+# PSNR rewards blur where detail cannot be predicted. In the brain: HFEN (relative error of a Laplacian of
+# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `told_from_hr`: how many
+# patches that it has not seen a fresh small classifier tells from HR's (0.5: it cannot). In the part of
+# k-space that was cut: `band_power`, the power that is back there over HR's, and `band_correlation`, how much
+# of that is right (1) rather than invented (0).
+
+# %%
+details = pd.concat([evaluation.score_detail(head, pictures[head.meta["id"]], two_sample_patches, seed)
+                     for head in heads], ignore_index=True)
+details.round(4)
+
+# %% [markdown]
+# How good can it get on a noisy scan? Where a person was scanned twice (bb1 and bb2), the second scan,
+# registered to the first, says so. Both are noisy: an image without noise could lie 3 dB higher than this.
+
+# %%
+rescans = rescan.score_rescans(heads)
+rescans.round(4)
+
+# %% [markdown]
+# The same question by spatial frequency, on the first test head: correlation of the image's spectrum with
+# HR's. To be
+# seen: all agree up to the dashed line, where k-space was cut on two axes; beyond it zero-filling keeps only
+# what lies along the third axis, and a network is worth its name as far as it lies above that.
+
+# %%
+head = heads[0]
+figure = figures.shell_correlation(pictures[head.meta["id"]], head)
+figures.save(figure, results / "figures" / "shell_correlation.png")
+
+# %% [markdown]
 # ## Pictures
 #
 # The first test head, cut to the brain; red is too bright, blue too dark.
@@ -145,6 +180,8 @@ figures.save(figures.strip(images, head), results / "figures" / "strip.png")
 
 # %%
 scores.to_csv(results / "metrics.csv", index=False)
+details.to_csv(results / "detail.csv", index=False)
+rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(evaluation.as_markdown(whole))
 used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed,

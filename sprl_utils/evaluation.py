@@ -13,10 +13,10 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from sprl_utils import metrics
+from sprl_utils import detail, metrics
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate
-from sprl_utils.networks import count_parameters
+from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
 from sprl_utils.volumes import foreground_mask
 
@@ -75,11 +75,43 @@ def score(
     rows = []
     for name, image in images.items():
         parameters = count_parameters(generators[name]) if name in generators else 0
+        cost = multiply_adds(generators[name], 1) * hr.size if name in generators else 0
         facts = {"subject": subject.meta["id"], "kind": subject.meta["kind"], "method": name}
         rows += [
-            facts | row | {"parameters": parameters, "seconds": round(seconds[name], 2)}
+            facts
+            | row
+            | {"parameters": parameters, "multiply_adds": cost, "seconds": round(seconds[name], 2)}
             for row in metrics.evaluate(image, hr, masks)
         ]
+    return pd.DataFrame(rows)
+
+
+def score_detail(
+    subject: Prepared, images: dict[str, np.ndarray], patches: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """One row for each method: what `sprl_utils.detail` says of its image, inside the brain where it can.
+
+    Args:
+        patches: places that the two-sample test looks at on each side of the head; 0: no such test.
+
+    Returns:
+        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of held-out patches, 0.5: not at all) in
+        the brain; ``band_power``, ``band_correlation`` of the whole volume where it is known what was cut.
+    """
+    hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
+    rows = []
+    for name, image in images.items():
+        row = {
+            "subject": subject.meta["id"],
+            "method": name,
+            "hfen": detail.hfen(image, hr, brain),
+            "gradient_similarity": detail.gradient_similarity(image, hr, brain),
+        }
+        if keep is not None:
+            row |= detail.band(image, hr, keep)
+        if patches:
+            row["told_from_hr"] = detail.two_sample_test(image, hr, brain, patches=patches, seed=seed)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

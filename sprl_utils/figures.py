@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from sprl_utils import detail
 from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
@@ -164,6 +165,23 @@ def comparison(images: dict[str, np.ndarray], subject: Prepared, error_range: fl
         axes[0, column].set_title(name)
     axes[6, 0].set_ylabel("zoom, axial")
     figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
+    return figure
+
+
+def shell_correlation(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
+    """Fourier shell correlation of each image with HR, and where k-space was cut first."""
+    figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    hr = np.asarray(subject.hr)
+    for name, image in images.items():
+        shells = detail.shell_correlation(image, hr)
+        axes.plot(shells["frequency"], shells["correlation"], label=name)
+    if subject.meta["keep"] is not None:
+        first = detail.first_cut_frequency(hr.shape, subject.meta["keep"])
+        axes.axvline(first, color="black", linestyle="--", linewidth=0.8)
+    axes.set(xlabel="spatial frequency (cycles a voxel)", ylabel="correlation with HR", ylim=(0, 1.02))
+    axes.set_title(f"{subject.meta['id']} ({subject.meta['split']})", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
     return figure
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -60,8 +61,6 @@ class Generator(nn.Module):
 
     def __init__(self, growth_rate: int = 16, blocks: int = 4, units: int = 4, init: str = "kaiming"):
         super().__init__()
-        if init not in ("kaiming", "identity"):
-            raise ValueError(f"generator: init must be 'kaiming' or 'identity', found {init!r}")
         width, block_width = 2 * growth_rate, (2 + units) * growth_rate
         self.conv0 = nn.Conv3d(1, width, 3, padding=1, bias=False)
         for i in range(blocks):
@@ -70,14 +69,7 @@ class Generator(nn.Module):
             self.add_module(f"comp{i}", nn.Conv3d(width + (i + 1) * block_width, width, 1, bias=False))
         self.recon = nn.Conv3d(width + blocks * block_width, 1, 1, bias=False)
         self.blocks, self.units = blocks, units
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight)
-        if init == "identity":
-            with torch.no_grad():
-                nn.init.dirac_(self.conv0.weight[:1])
-                nn.init.zeros_(self.recon.weight)
-                self.recon.weight[0, 0] = 1.0
+        _initialise(self, init, carried=[self.conv0])
 
     @property
     def receptive_radius(self) -> int:
@@ -106,6 +98,135 @@ class Generator(nn.Module):
                 block_input, sums[i - 1] = sums[i - 1], None  # (N, 2k, D, H, W)
             part = getattr(self, f"block{i}")(block_input)  # (N, 6k, D, H, W)
         return sums[-1]  # (N, 1, D, H, W)
+
+
+class FSRCNN3d(nn.Module):
+    """FSRCNN (Dong et al. 2016, arXiv 1608.00367) with 3D convs, "56-12-4": features, shrink, map, expand.
+
+    As all networks here it reads the LR image on HR's own grid, so the last layer, the paper's transposed
+    conv, has stride 1 and is a conv.
+
+    Args:
+        init: ``"kaiming"``, or ``"identity"``: map 0 of each conv carries the input, and the last reads it
+            alone.
+    """
+
+    def __init__(self, init: str = "kaiming", features: int = 56, shrunk: int = 12, mappings: int = 4):
+        super().__init__()
+        sizes = [(1, features, 5), (features, shrunk, 1), *[(shrunk, shrunk, 3)] * mappings]
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel in [*sizes, (shrunk, features, 1)]:
+            layers += [nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2), nn.PReLU(outputs)]
+        self.body = nn.Sequential(*layers)
+        self.recon = nn.Conv3d(features, 1, 9, padding=4)
+        _initialise(self, init, carried=[m for m in layers if isinstance(m, nn.Conv3d)])
+
+    @property
+    def receptive_radius(self) -> int:
+        """Voxels seen on each side of an output voxel."""
+        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
+        return self.recon(self.body(x))
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, maps: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
+        self.activation = nn.PReLU()
+        self.conv2, self.norm2 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.norm1(self.conv1(x)))
+        return x + self.norm2(self.conv2(y))
+
+
+class SRResNet3d(nn.Module):
+    """SRResNet (Ledig et al. 2017, arXiv 1609.04802) with 3D convs: 16 residual blocks of 64 maps.
+
+    Without its two up-sampling layers, because LR comes on HR's grid. Trained with a discriminator it is
+    SRGAN.
+
+    Args:
+        init: ``"kaiming"``, or ``"identity"``: all residual branches start at 0, and the last conv reads
+            map 0, which the first conv makes a copy of the input.
+    """
+
+    def __init__(self, init: str = "kaiming", maps: int = 64, blocks: int = 16):
+        super().__init__()
+        self.conv0, self.activation = nn.Conv3d(1, maps, 9, padding=4), nn.PReLU()
+        self.blocks = nn.Sequential(*(_ResidualBlock(maps) for _ in range(blocks)))
+        self.conv1, self.norm1 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
+        self.recon = nn.Conv3d(maps, 1, 9, padding=4)
+        _initialise(self, init, carried=[self.conv0])
+        if init == "identity":
+            for norm in [self.norm1, *(block.norm2 for block in self.blocks)]:
+                nn.init.zeros_(norm.weight)
+
+    @property
+    def receptive_radius(self) -> int:
+        """Voxels seen on each side of an output voxel."""
+        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
+        first = self.activation(self.conv0(x))
+        return self.recon(first + self.norm1(self.conv1(self.blocks(first))))
+
+
+class DCSRN(nn.Module):
+    """mDCSRN's predecessor (Chen et al. 2018, arXiv 1801.02728): one dense block, read by a 3x3x3 conv.
+
+    Four units of growth rate 24 after a first conv to 48 maps. Sizes as its paper is usually restated; its
+    code was not released.
+    """
+
+    def __init__(self, init: str = "kaiming", growth_rate: int = 24, units: int = 4):
+        super().__init__()
+        width = 2 * growth_rate
+        self.conv0 = nn.Conv3d(1, width, 3, padding=1, bias=False)
+        self.block0 = DenseBlock(width, growth_rate, units)
+        self.recon = nn.Conv3d(width + units * growth_rate, 1, 3, padding=1, bias=False)
+        _initialise(self, init, carried=[self.conv0])
+
+    @property
+    def receptive_radius(self) -> int:
+        """Voxels seen on each side of an output voxel."""
+        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
+        return self.recon(self.block0(self.conv0(x)))
+
+
+def _initialise(network: nn.Module, init: str, carried: Sequence[nn.Conv3d]) -> None:
+    """Kaiming; for ``"identity"`` the convs ``carried`` also pass on their map 0, and ``recon`` reads it."""
+    if init not in ("kaiming", "identity"):
+        raise ValueError(f"generator: init must be 'kaiming' or 'identity', found {init!r}")
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if init == "identity":
+        with torch.no_grad():
+            nn.init.zeros_(network.recon.weight)
+            for conv in [*carried, network.recon]:
+                nn.init.dirac_(conv.weight[:1])
+
+
+#: Generators by the name that profiles and tables give them.
+MODELS = {"mDCSRN": Generator, "DCSRN": DCSRN, "SRResNet": SRResNet3d, "FSRCNN": FSRCNN3d}
+
+
+def make_generator(model: str = "mDCSRN", init: str = "kaiming") -> nn.Module:
+    """A generator by name.
+
+    Raises:
+        ValueError: none of `MODELS`.
+    """
+    if model not in MODELS:
+        raise ValueError(f"generator: model must be one of {sorted(MODELS)}, found {model!r}")
+    return MODELS[model](init=init)
 
 
 class Discriminator(nn.Module):
@@ -184,10 +305,11 @@ def save_weights(module: nn.Module, path: str | os.PathLike, metadata: dict[str,
         beside.unlink(missing_ok=True)
 
 
-def load_generator(path: str | os.PathLike) -> Generator:
+def load_generator(path: str | os.PathLike) -> nn.Module:
     """Read a generator, in eval mode on the CPU, from our safetensors or the original project's state_dict.
 
-    A PyTorch file is opened with ``weights_only=True``: nothing in it is executed.
+    Which of `MODELS` it is, its keys say. A PyTorch file is opened with ``weights_only=True``: nothing in it
+    is executed.
 
     Raises:
         FileNotFoundError: no such file.
@@ -210,10 +332,19 @@ def load_generator(path: str | os.PathLike) -> Generator:
         raise ValueError(
             f"generator weights {path}: expected plain tensors, found something else ({_first_line(error)})"
         ) from error
-    generator = Generator()
+    generator = make_generator(_model_of(state))
     _check_state(state, generator.state_dict(), path)
     generator.load_state_dict(state)
     return generator.eval()
+
+
+def _model_of(state: object) -> str:
+    """The comparator whose keys a state_dict has; mDCSRN where there is none."""
+    if isinstance(state, dict):
+        for model in MODELS:
+            if set(make_generator(model).state_dict()) == set(state):
+                return model
+    return "mDCSRN"
 
 
 def _check_state(found: object, expected: dict[str, Tensor], path: Path) -> None:

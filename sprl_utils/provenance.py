@@ -31,6 +31,7 @@ PACKAGES = (
     "scipy",
     "nibabel",
     "scikit-image",
+    "simpleitk",
     "pandas",
     "matplotlib",
     "safetensors",

@@ -25,7 +25,14 @@ from tqdm import tqdm
 
 from sprl_utils import losses, metrics
 from sprl_utils.inference import super_resolve
-from sprl_utils.networks import Discriminator, Generator, channels_last, load_generator, save_weights
+from sprl_utils.networks import (
+    Discriminator,
+    Generator,
+    channels_last,
+    load_generator,
+    make_generator,
+    save_weights,
+)
 from sprl_utils.patches import GridPatches, Prepared, RandomPatches, batch
 
 Patches = RandomPatches | GridPatches
@@ -37,6 +44,7 @@ class PretrainSettings:
     """Pretraining with L1 and Adam (paper: rate 1e-4, batch 2, constant).
 
     Args:
+        model: one of `sprl_utils.networks.MODELS`.
         rate_reconstruction, rate_compressors: factors on the learning rate of the last 1x1x1 conv and of the
             compressors, which read hundreds of maps that nothing normalises.
         rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
@@ -56,6 +64,7 @@ class PretrainSettings:
     rate_schedule: str = "constant"
     rate_warmup: int = 0
     average: float = 0.0
+    model: str = "mDCSRN"
     init: str = "kaiming"
     fit_patches: int = 0
     ridge: float = 0.3
@@ -66,6 +75,10 @@ class PretrainSettings:
         if self.rate_schedule not in ("constant", "cosine"):
             raise ValueError(
                 f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}"
+            )
+        if self.fit_patches and self.model != "mDCSRN":
+            raise ValueError(
+                f"training: fit_patches must be 0 for model {self.model!r}: only mDCSRN is fitted"
             )
 
 
@@ -176,8 +189,8 @@ def pretrain(
         The history: step, train_l1 (mean since the row before), and l1, psnr, ssim on the validation patches.
     """
     torch.manual_seed(settings.seed)
-    generator = channels_last(Generator(init=settings.init))
-    average = channels_last(Generator()).requires_grad_(False)
+    generator = channels_last(make_generator(settings.model, settings.init))
+    average = channels_last(make_generator(settings.model)).requires_grad_(False)
     optimizer = torch.optim.Adam(_rate_groups(generator, settings), lr=settings.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)

@@ -279,3 +279,18 @@ def test_local_files(tmp_path):
         manifest.fetch(Subject("a", "local", a.member, lr=str(tmp_path / "lr.mat")), tmp_path)
     with pytest.raises(ValueError, match=f"subject a: .*a.nii: expected sha256 1{{64}}, found {SHA}"):
         manifest.fetch(Subject("a", "local", a.member, sha256="1" * 64), tmp_path)
+
+
+def test_whole_groups_move_to_another_split():
+    subjects = [
+        local("a", group="p", split="test"),
+        local("b", group="p", split="test"),
+        local("c", split="train"),
+    ]
+    moved = manifest.move_groups(subjects, {"p": "train"})
+    assert [s.split for s in moved] == ["train", "train", "train"]
+    assert [s.split for s in subjects] == ["test", "test", "train"]
+    with pytest.raises(ValueError, match="leakage group of a subject, found 'q'"):
+        manifest.move_groups(subjects, {"q": "train"})
+    with pytest.raises(ValueError, match="group p: expected one of train.*found 'Test'"):
+        manifest.move_groups(subjects, {"p": "Test"})

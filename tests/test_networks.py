@@ -167,3 +167,39 @@ def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
     save_weights(poisoned, tmp_path / "nan.safetensors")
     with pytest.raises(ValueError, match="comp0.weight: expected finite values, found NaN or Inf"):
         load_generator(tmp_path / "nan.safetensors")
+
+
+COMPARATORS = {"DCSRN": 223_584, "SRResNet": 3_747_154, "FSRCNN": 65_065}
+
+
+@pytest.mark.parametrize("model", COMPARATORS)
+def test_comparators_start_as_the_identity_and_come_back_from_a_file(model, tmp_path):
+    torch.manual_seed(0)
+    generator = networks.make_generator(model, "identity").eval()
+    assert networks.count_parameters(generator) == COMPARATORS[model]
+    x = torch.rand(1, 1, 7, 8, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(generator(x), x)
+        noise = networks.make_generator(model).eval()
+        networks.save_weights(noise, tmp_path / "weights.safetensors")
+        again = networks.load_generator(tmp_path / "weights.safetensors")
+        assert type(again) is type(noise)
+        torch.testing.assert_close(again(x), noise(x))
+
+
+@pytest.mark.parametrize("model", COMPARATORS)
+def test_comparators_see_as_far_as_they_say(model):
+    torch.manual_seed(0)
+    generator = networks.make_generator(model).eval()
+    radius = generator.receptive_radius
+    x = torch.rand(1, 1, 2 * radius + 3, 1, 1)
+    with torch.no_grad():
+        before = generator(x)[0, 0, :, 0, 0]
+        x[0, 0, 0] += 100
+        changed = (generator(x)[0, 0, :, 0, 0] - before).abs() > 0
+    assert changed[radius] and not changed[radius + 1 :].any()
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'EDSR'"):
+        networks.make_generator("EDSR")
