@@ -32,6 +32,7 @@ PACKAGES = (
     "nibabel",
     "scikit-image",
     "simpleitk",
+    "edt",
     "pandas",
     "matplotlib",
     "safetensors",

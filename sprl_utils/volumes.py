@@ -15,9 +15,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from edt import edt
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import SpatialHeader
 from scipy import io, ndimage
+from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 
 #: The study's intensity scale: this percentile of the voxels above 0 becomes 1.
@@ -259,23 +261,29 @@ def head_masks(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> tup
 
 def _to_grid(data: np.ndarray, voxel_size: Sequence[float]) -> np.ndarray:
     """Lightly smoothed and resampled to `GRID`, first and last samples in place."""
-    data = np.asarray(data, dtype=np.float32)
-    smoothed = ndimage.gaussian_filter(data, [0.5 / size for size in voxel_size])
-    return ndimage.zoom(smoothed, [size / GRID for size in voxel_size], order=1)
+    matrices = []
+    for n, size in zip(data.shape, voxel_size, strict=True):
+        smooth = gaussian_filter1d(np.eye(n), 0.5 / size, axis=0)
+        matrices.append(_stretch(smooth, round(n * size / GRID)))
+    return _resample(data, matrices)
 
 
 def _from_grid(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Linear interpolation of the mask, first and last samples in place, cut at a half: an axis at a time,
-    which is ten times as fast as `ndimage.zoom`."""
-    image = mask.astype(np.float32)
-    for axis, n in enumerate(shape):
-        m = image.shape[axis]
-        at = np.arange(n) * ((m - 1) / max(n - 1, 1))
-        low = np.minimum(at.astype(int), max(m - 2, 0))
-        share = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        below, above = (np.take(image, np.minimum(low + i, m - 1), axis=axis) for i in (0, 1))
-        image = below + share * (above - below)
-    return image > 0.5
+    """Linear interpolation of the mask, first and last samples in place, cut at a half."""
+    return _resample(mask, [_stretch(np.eye(m), n) for m, n in zip(mask.shape, shape, strict=True)]) > 0.5
+
+
+def _stretch(matrix: np.ndarray, rows: int) -> np.ndarray:
+    """Linear interpolation between a matrix's rows, first and last in place."""
+    return ndimage.zoom(matrix, (rows / len(matrix), 1), order=1)
+
+
+def _resample(image: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """One matrix an axis: many times as fast as scipy's filters on a whole volume."""
+    image = np.asarray(image, dtype=np.float32)
+    for matrix in matrices:  # the contracted axis comes back as the last: three turns restore the order
+        image = np.tensordot(image, matrix.astype(np.float32), axes=(0, 1))
+    return image
 
 
 def _foreground(image: np.ndarray) -> np.ndarray:
@@ -303,7 +311,7 @@ def _brain(image: np.ndarray, head: np.ndarray) -> np.ndarray | None:
 
 def _distance(mask: np.ndarray) -> np.ndarray:
     """Millimetres from each voxel of the mask to the nearest outside it."""
-    return ndimage.distance_transform_edt(mask, sampling=GRID)
+    return edt(mask, anisotropy=(GRID,) * 3)
 
 
 def _close(mask: np.ndarray, radius: float) -> np.ndarray:
