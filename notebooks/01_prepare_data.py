@@ -17,8 +17,8 @@
 # A scan of lower resolution measures fewer samples of k-space, so we make one by throwing samples away.
 #
 # **Goals.** Read the manifest, fetch the heads, cut k-space, and see what is lost.
-# **Inputs.** `data_manifest/*.csv` and the files it names. **Outputs.** `runs/<profile>/prepared/<id>/` (HR,
-# LR, masks).
+# **Inputs.** `data_manifest/*.csv` and the files it names.
+# **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
 # **Time.** About 20 seconds on the smoke profile, a minute on `demo`, downloads not counted.
 
 # %% tags=["parameters"]
@@ -58,8 +58,8 @@ figures.banner(profile)
 # ## The heads
 #
 # Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No
-# group may
-# stand on two sides: two scans of one person, or two averages of the same people, are not independent.
+# group may stand on two sides: two scans of one person, or two averages of the same people, are not
+# independent.
 
 # %%
 if hcp_root:
@@ -87,10 +87,9 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 # $$\mathrm{LR} = \left|\, F^{-1} \left( M \cdot F(\mathrm{HR}) \right) \right| .$$
 #
 # *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share
-# `keep` of
-# axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is kept. Both
-# images share one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it is
-# `kspace.truncate_kspace`.
+# `keep` of axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is
+# kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it
+# is `kspace.truncate_kspace`.
 
 # %%
 recipe = prepare.Recipe(keep, lr_recipe, fixed_scale or None, tuple(crop) or None)
@@ -120,9 +119,9 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 
 # %% [markdown]
 # **What is to be seen** (training head). Edges across the two cut axes are smeared and ring (Gibbs). The
-# file's
-# first axis, left to right in these heads, was not cut: the sagittal plane blurs in both directions, the
-# other two planes in one. The difference holds edges and little else: that is what a network has to put back.
+# file's first axis, left to right in these heads, was not cut: the sagittal plane blurs in both directions,
+# the other two planes in one. The difference holds edges and little else: that is what a network has to put
+# back.
 
 # %%
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))

@@ -17,9 +17,9 @@
 # A second network learns to tell SR from HR, and the generator learns to please it a little while staying
 # close to HR.
 #
-# **Goals.** A true WGAN-GP with the paper's schedule; see that G learns, and when. **Inputs.**
-# `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`. **Outputs.**
-# `runs/<profile>/gan/`: both networks, checkpoint, history.
+# **Goals.** A true WGAN-GP with the paper's schedule; see that G is trained, and when.
+# **Inputs.** `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`.
+# **Outputs.** `runs/<profile>/gan/`: both networks, checkpoint, history.
 # **Time.** Half a minute on the smoke profile, some minutes on `demo`.
 
 # %% tags=["parameters"]
@@ -85,7 +85,7 @@ print(f"discriminator for cubes of {patch_size}: {count_parameters(discriminator
 # $$\mathcal{L}_G = \mathcal{L}_1 - 0.001\, D(\mathrm{SR})$$
 #
 # The original project is named after WGAN-GP but clips weights instead (to ±0.01), and its LeakyReLU of slope
-# 1 is the identity. Both are parameters here (`negative_slope`) or gone.
+# 1 is the identity. Here nothing is clipped, and the slope is the parameter `negative_slope`.
 #
 # ## Schedule
 #
@@ -129,9 +129,9 @@ history = training.train_gan(start, train, validation_heads, runs / "gan", plan,
 
 # %% [markdown]
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
-# what D can tell the two apart by, and rises while D alone learns; the penalty stays small once D's slope is
-# near 1. L1 and the weight change
-# have values only where G was trained: before the warm-up ends G does not move at all.
+# what D can tell the two apart by, once the penalty is small, which says that D's slope is near 1. Tens of
+# steps of another pair of patches each do not get that far: read both as noise around a start. L1 and the
+# weight change have values only where G was trained: before the warm-up ends G does not move at all.
 
 # %%
 change, trained = history["weight_change"], history["g_steps"] > 0
@@ -169,6 +169,5 @@ write_json(results / "03_environment.json", environment(used, inputs=[start], ou
 # %% [markdown]
 # ## Recap
 #
-# Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G
-# demonstrably moved.
+# Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G moved.
 # Next: `04_evaluate` compares it with everything else on heads that nobody has trained on.

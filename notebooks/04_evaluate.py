@@ -16,12 +16,12 @@
 #
 # Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN.
 #
-# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; pictures that show where the errors
-# are.
-# **Inputs.** `runs/<profile>/` of the notebooks before. **Outputs.** `results/<profile>/`: `metrics.csv`,
-# `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`, `figures/`; volumes in the input's own units in
-# `runs/<profile>/sr/`.
-# **Time.** Half a minute on the smoke profile; a few minutes a head on a laptop.
+# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; measures that tell sharp from right;
+# pictures that show where the errors are.
+# **Inputs.** `runs/<profile>/` of the notebooks before.
+# **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`,
+# `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
+# **Time.** A minute on the smoke profile; two to four minutes a head with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -92,10 +92,10 @@ whole.round(4)
 evaluation.results_table(scores, "brain").round(4)
 
 # %% [markdown]
-# **Read with care.** Every row is one training run with one seed. `colin27` is one person, the mean of 27
-# scans: sharp and without noise. `bb1` and `bb2`, if they are here, are two noisy single scans of one person;
-# noise cannot be predicted, so no method can score as high there. Networks were trained on group averages
-# only.
+# **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
+# the mean of 27 scans: sharp, with little noise. `bb1` and `bb2`, if they are here, are two noisy single
+# scans of one other person; noise cannot be predicted, so no method can score as high there. What the
+# networks were trained on stands in `02_pretrain_generator`: in the demo, group averages only.
 #
 # Mean and SD over the test heads, with parameters and seconds a volume on this machine:
 
@@ -106,7 +106,8 @@ summary = summary.merge(cost, on="method")
 summary.round(4)
 
 # %% [markdown]
-# The difference that counts, network minus interpolation, on each head:
+# The difference that counts, network minus interpolation, on each head. Negative: zero-filling, which costs
+# no training, is better.
 
 # %%
 evaluation.improvement(scores, "mDCSRN", [m for m in ("zero-filled", "cubic") if m in whole.index]).round(4)
@@ -117,7 +118,7 @@ figures.save(figure, results / "figures" / "bars.png")
 
 # %% [markdown]
 # **What is to be seen** (test heads). Most of the way from nearest to the best is made by zero-filling, which
-# costs no training; what the network adds is the step from there.
+# costs no training; what the network adds, if anything, is the step from there.
 #
 # ## Sharp, or right?
 #
@@ -142,9 +143,8 @@ rescans.round(4)
 
 # %% [markdown]
 # The same question by spatial frequency, on the first test head: correlation of the image's spectrum with
-# HR's. To be
-# seen: all agree up to the dashed line, where k-space was cut on two axes; beyond it zero-filling keeps only
-# what lies along the third axis, and a network is worth its name as far as it lies above that.
+# HR's. To be seen: all agree up to the dashed line, where k-space was cut on two axes; beyond it zero-filling
+# keeps only what lies along the third axis, and a network restores detail as far as it lies above that.
 
 # %%
 head = heads[0]
@@ -164,7 +164,9 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # %% [markdown]
 # **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel
 # to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
-# map grows paler.
+# map grows paler. Where no difference between the maps can be found, the network changed little.
+#
+# The other heads' pictures, and all images of the first one side by side, go to `results/<profile>/figures/`.
 
 # %%
 for other in heads[1:]:
@@ -193,5 +195,7 @@ assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 # %% [markdown]
 # ## Recap
 #
-# The table above is the result of this run, on heads nobody trained on, with one seed. It does not say
-# what the paper's 780 HCP subjects and 500,000 steps would give: that needs HCP (see the README) and a GPU.
+# Is the sharper image the truer one? The table of differences answers for this run, on heads nobody trained
+# on, with one seed: where it is positive, yes, by so much; where it is negative or near nothing, this run has
+# not shown it. What the paper's 780 HCP subjects and 500,000 steps would give needs HCP (see the README) and
+# a GPU.

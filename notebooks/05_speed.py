@@ -198,8 +198,9 @@ operations.round(3)
 # %% [markdown]
 # ## All ratios
 #
-# Medians of the runs; `share` is the part of the original's cubes that ran. To be seen: which parts of the
-# work gained, and how time grows with the volume, on both axes logarithmic.
+# Medians of the runs; of the largest volume the original ran a share of its cubes (`original_cubes`), and
+# its time is that over the share. To be seen: which parts of the work gained, and how time grows with the
+# volume, on both axes logarithmic.
 
 # %%
 table = bench.ratios(measured)

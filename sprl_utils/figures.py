@@ -243,7 +243,8 @@ def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
                 known = history.dropna(subset=[column])
                 ax.plot(known["step"], known[column], marker=".", label=column)
         ax.set(xlabel="step", ylabel=label)
-        ax.legend(fontsize=8)
+        if ax.lines:  # before the first validation there is nothing to name
+            ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
     return figure
 
