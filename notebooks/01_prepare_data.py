@@ -34,6 +34,7 @@ group_splits = {}  # leakage groups to put into another split than the manifest'
 keep = 0.25  # share of k-space samples kept on each degraded axis
 lr_recipe = "paper"  # "paper", or "original" with its defects
 fixed_scale = 0.0  # divide intensities by this; 0: the 99.5th percentile of the foreground
+synthetic_heads = 1  # heads made from the training heads' anatomy; 0: none
 crop = [40, 64, 64]  # cut heads to a box around the brain's centre; empty: whole heads
 patch_size = 16  # edge of the training cubes, in voxels
 seed = 0  # of everything random
@@ -44,7 +45,7 @@ jobs = 1  # processes that prepare heads side by side
 import numpy as np
 import pandas as pd
 
-from sprl_utils import figures, manifest as manifests, prepare
+from sprl_utils import figures, manifest as manifests, prepare, synthetic
 from sprl_utils.patches import RandomPatches, grid_corners
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 
@@ -129,6 +130,21 @@ print(f"{shown.meta['id']}: zero-filled LR lies {loss_db:.2f} dB PSNR from HR")
 assert lr.shape == hr.shape and np.isfinite(lr).all()
 
 # %% [markdown]
+# ## Synthetic heads
+#
+# Group averages are smooth, and single scans noisy: neither shows a network what a sharp, noiseless edge looks
+# like. *Ours*, after SynthSeg and SynthSR: the anatomy of a training head is bent at random, its intensities
+# become a few flat classes with random means, and texture, a bias field and noise are added. These heads join
+# the training split only, in the leakage group of the head they come from. The demo uses none.
+
+# %%
+if synthetic_heads:
+    sources = [p for p in prepared if p.meta["split"] == "train"]
+    made = synthetic.add_synthetic(sources, synthetic_heads, runs / "prepared", recipe, seed, jobs)
+    figure = figures.three_planes({"source": sources[0].hr, "synthetic": made[0].hr}, sources[0])
+    figures.save(figure, results / "figures" / "synthetic.png")
+
+# %% [markdown]
 # ## Patches
 #
 # Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches
@@ -160,7 +176,8 @@ print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 
 # %%
 inputs = [path for subject in listed for path in files[subject.id]]
-used = {"profile": profile, **vars(recipe), "seed": seed, "heads": {s.id: s.split for s in listed}, **process}
+used = {"profile": profile, **vars(recipe), "seed": seed, "heads": {s.id: s.split for s in listed},
+        "synthetic_heads": synthetic_heads, **process}
 write_json(results / "01_environment.json", environment(used, inputs=inputs))
 
 # %% [markdown]

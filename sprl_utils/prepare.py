@@ -62,10 +62,15 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
         "axes": list(subject.axes),
         "files": [_stamp(f) for f in [*files, *([Path(subject.lr)] if subject.lr else [])]],
     }
-    if _is_current(folder, made_from):
+    if is_current(folder, made_from):
         return Prepared(folder)
     hr = read_volume(list(files) if len(files) > 1 else files[0], subject.id)
-    arrays, facts = _arrays(subject, hr, recipe)
+    write_prepared(folder, subject, *volume_arrays(subject, hr, recipe), made_from)
+    return Prepared(folder)
+
+
+def write_prepared(folder: Path, subject: Subject, arrays: dict, facts: dict, made_from: dict) -> None:
+    """Write the folder of a prepared subject, whole or not at all, from what `volume_arrays` gave."""
     beside = folder.with_name(f".{subject.id}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -85,7 +90,6 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
         os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Prepared(folder)
 
 
 def prepare_all(
@@ -123,7 +127,7 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
     return found
 
 
-def _arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
+def volume_arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
     """HR, LR, masks and patch centres of a subject, and the facts to note beside them."""
     scale = recipe.fixed_scale or intensity_scale(hr.data)
     foreground, brain = head_masks(hr.data, hr.voxel_size)
@@ -161,7 +165,8 @@ def _stamp(path: Path) -> list:
     return [Path(path).name, info.st_size, info.st_mtime_ns]
 
 
-def _is_current(folder: Path, made_from: dict) -> bool:
+def is_current(folder: Path, made_from: dict) -> bool:
+    """Whether ``folder`` holds a subject that was made from just this."""
     try:
         return json.loads((folder / "meta.json").read_text())["made_from"] == made_from
     except (OSError, ValueError, KeyError):

@@ -1,0 +1,42 @@
+"""The README's numbers are those of the committed result files."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from sprl_utils.provenance import repo_root
+
+ROOT = repo_root()
+README = (ROOT / "README.md").read_text()
+MEASURED = {
+    "whole volume, 256x320x320": ("inference", "256x320x320"),
+    "the same, air skipped": ("inference, air skipped", "256x320x320"),
+    "whole volume, 128x128x128": ("inference", "128x128x128"),
+    "pretraining step, 2 x 64-cube": ("pretraining step", "2 x 64-cube"),
+    "G step of the GAN": ("G step", "2 x 64-cube"),
+    "D step (ours with the gradient penalty, the original's without)": ("D step", "2 x 64-cube"),
+    "LR of a 256x320x320 volume": ("LR", "256x320x320"),
+    "PSNR, 3D SSIM and NRMSE of it": ("metrics", "256x320x320"),
+}
+
+
+def test_the_table_of_results_is_the_demos():
+    assert (ROOT / "results/demo/table.md").read_text().strip() in README
+
+
+@pytest.mark.parametrize("named", MEASURED)
+def test_a_row_on_speed_is_the_benchmarks(named):
+    found = re.search(rf"^\| {re.escape(named)} \| ([\d.]+) s \| ([\d.]+) s \| ([\d.]+) \|$", README, re.M)
+    assert found, f"README: expected a row {named!r} in the table on speed, found none"
+    ratios = pd.read_csv(ROOT / "results/bench/ratios.csv").set_index(["task", "size"]).loc[MEASURED[named]]
+    for text, column in zip(
+        found.groups(), ("original_seconds", "ours_seconds", "times_faster"), strict=True
+    ):
+        decimals = len(text.partition(".")[2])
+        assert float(text) == round(float(ratios[column]), decimals), f"{named}: {column}"
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
