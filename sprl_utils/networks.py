@@ -16,6 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+#: How a generator may start; see `Generator`.
+INITS = ("kaiming", "identity", "edges")
+
 
 class DenseUnit(nn.Module):
     """BatchNorm, ELU, 3x3x3 conv to ``growth_rate`` maps (one unit in the paper's figure)."""
@@ -56,7 +59,9 @@ class Generator(nn.Module):
         growth_rate: maps that each unit adds (k = 16 in the paper).
         blocks, units: dense blocks, and units in each.
         init: ``"kaiming"`` (the original's) starts at noise; ``"identity"`` starts as the identity: map 0 of
-            the first conv is a delta, and the reconstruction reads that map alone.
+            the first conv is a delta, and the reconstruction reads that map alone. ``"edges"`` does so too,
+            and all other 3x3x3 kernels have mean 0: maps then hold edges without the image's brightness,
+            and what the reconstruction takes of them does not shift the image.
     """
 
     def __init__(self, growth_rate: int = 16, blocks: int = 4, units: int = 4, init: str = "kaiming"):
@@ -160,7 +165,7 @@ class SRResNet3d(nn.Module):
         self.conv1, self.norm1 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
         self.recon = nn.Conv3d(maps, 1, 9, padding=4)
         _initialise(self, init, carried=[self.conv0])
-        if init == "identity":
+        if init != "kaiming":
             for norm in [self.norm1, *(block.norm2 for block in self.blocks)]:
                 nn.init.zeros_(norm.weight)
 
@@ -199,19 +204,29 @@ class DCSRN(nn.Module):
 
 
 def _initialise(network: nn.Module, init: str, carried: Sequence[nn.Conv3d]) -> None:
-    """Kaiming; for ``"identity"`` the convs ``carried`` also pass on their map 0, and ``recon`` reads it."""
-    if init not in ("kaiming", "identity"):
-        raise ValueError(f"generator: init must be 'kaiming' or 'identity', found {init!r}")
+    """Kaiming; otherwise the convs ``carried`` also pass on their map 0, and ``recon`` reads it."""
+    if init not in INITS:
+        raise ValueError(f"generator: init must be one of {', '.join(map(repr, INITS))}, found {init!r}")
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    if init == "identity":
+            if init == "edges" and module.weight[0, 0].numel() > 1:
+                _answer_edges_alone(module.weight)
+    if init != "kaiming":
         with torch.no_grad():
             nn.init.zeros_(network.recon.weight)
             for conv in [*carried, network.recon]:
                 nn.init.dirac_(conv.weight[:1])
+
+
+@torch.no_grad()
+def _answer_edges_alone(weight: Tensor) -> None:
+    """Take each kernel's mean away and give it back its variance: a constant input is answered by 0."""
+    size = weight[0, 0].numel()
+    weight -= weight.mean(dim=(2, 3, 4), keepdim=True)
+    weight *= math.sqrt(size / (size - 1))
 
 
 #: Generators by the name that profiles and tables give them.

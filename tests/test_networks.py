@@ -40,9 +40,20 @@ def test_sums_of_parts_are_the_concatenation(trained):
 
 def test_identity_start_is_the_identity_bit_for_bit():
     x = torch.randn(1, 1, 12, 7, 9)
-    for generator in (Generator(init="identity").train(), Generator(init="identity").eval()):
-        assert torch.equal(generator(x), x)
+    for init in ("identity", "edges"):
+        for generator in (Generator(init=init).train(), Generator(init=init).eval()):
+            assert torch.equal(generator(x), x)
     assert not torch.equal(Generator(init="kaiming")(x), x)
+
+
+def test_started_from_edges_no_map_of_a_block_sees_brightness():
+    generator = Generator(init="edges").eval()
+    constant = torch.full((1, 1, 13, 13, 13), 0.7)  # its middle is four units from the zero padding
+    with torch.no_grad():
+        maps = generator.block0(generator.conv0(constant))[0, :, 6, 6, 6]
+    width = generator.conv0.out_channels
+    assert maps[0] == 0.7  # the delta passes the image on; all else answers changes alone
+    assert maps[1:].abs().max() < 1e-5 and len(maps) > width
 
 
 def test_a_voxel_sees_17_voxels_and_no_further(trained):
@@ -84,7 +95,7 @@ def test_a_discriminator_that_cannot_be_built_says_why(wrong):
 
 
 def test_an_unknown_start_is_refused():
-    with pytest.raises(ValueError, match="init must be 'kaiming' or 'identity', found 'ones'"):
+    with pytest.raises(ValueError, match="init must be one of 'kaiming', 'identity', 'edges', found 'ones'"):
         Generator(init="ones")
 
 
@@ -172,10 +183,11 @@ def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
 COMPARATORS = {"DCSRN": 223_584, "SRResNet": 3_747_154, "FSRCNN": 65_065}
 
 
+@pytest.mark.parametrize("init", ["identity", "edges"])
 @pytest.mark.parametrize("model", COMPARATORS)
-def test_comparators_start_as_the_identity_and_come_back_from_a_file(model, tmp_path):
+def test_comparators_start_as_the_identity_and_come_back_from_a_file(model, init, tmp_path):
     torch.manual_seed(0)
-    generator = networks.make_generator(model, "identity").eval()
+    generator = networks.make_generator(model, init).eval()
     assert networks.count_parameters(generator) == COMPARATORS[model]
     x = torch.rand(1, 1, 7, 8, 9)
     with torch.no_grad():
