@@ -2,7 +2,7 @@
 # an active environment that has the packages, or PYTHON=/path/to/python, is used instead, as it is.
 PROFILE ?= demo
 stages := 01_prepare_data 02_pretrain_generator 03_train_gan 04_evaluate
-executed := $(stages) 05_speed
+executed := $(stages) 05_speed 06_ablations
 
 # --- which Python -----------------------------------------------------------------------------------------------
 active := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CONDA_PREFIX))
@@ -68,10 +68,12 @@ $(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
 $(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
 $(run)/03_train_gan.ipynb: $(run)/02_pretrain_generator.ipynb
 $(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
+$(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb
 
 study:  ## Train for hours, with one person held out and then the other (resumable)
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
+	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .

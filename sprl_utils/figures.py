@@ -301,3 +301,16 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, without the date, so that the same picture is the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def ablations(effects: pd.DataFrame) -> Figure:
+    """Change of PSNR against the reference, one bar a variant, with its range over seeds."""
+    shown = effects.iloc[::-1]
+    change = shown["psnr_change"]
+    figure, ax = plt.subplots(figsize=(7.5, 0.7 + 0.36 * len(shown)), layout="constrained")
+    spread = [change - shown["psnr_change_least"], shown["psnr_change_most"] - change]
+    ax.barh(shown.index, change, xerr=spread, color="tab:blue", ecolor="black", error_kw={"lw": 1})
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set(xlabel="PSNR against the reference (dB), mean over test heads and seeds")
+    ax.grid(axis="x", alpha=0.3)
+    return figure

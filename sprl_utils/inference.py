@@ -118,7 +118,8 @@ def _run_stream(
     mask[tile.crop] = wanted[tile.inner]
     plane = box.shape[1] * box.shape[2]
     planes = next((n for n, size in SLABS if size * plane <= allowed), SLABS[-1][0])
-    stream = PlaneStream(generator, torch.from_numpy(box).to(_device(generator)), mask, planes, dtype)
+    x = torch.from_numpy(np.require(box, requirements="W")).to(_device(generator))  # a map is read-only
+    stream = PlaneStream(generator, x, mask, planes, dtype)
     restored = np.empty(box.shape, np.float32)
     for step in progress(stream.steps):
         first, done = stream.push(step)

@@ -36,13 +36,13 @@ def discriminator_loss(
     share: Tensor,
     penalty_weight: float = PENALTY_WEIGHT,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """WGAN-GP's loss ``D(fake) - D(real) + weight * penalty``, and its parts.
+    """WGAN-GP's loss ``D(fake) - D(real) + weight * penalty``, and its parts; weight 0 is plain WGAN.
 
     ``wasserstein`` is the discriminator's estimate ``D(real) - D(fake)`` of the distance between both.
     """
     # Two calls rather than one on the joined batch: same scores (there is no BatchNorm), less memory at once.
     wasserstein = discriminator(real).mean() - discriminator(fake.detach()).mean()
-    penalty = gradient_penalty(discriminator, real, fake, share)
+    penalty = gradient_penalty(discriminator, real, fake, share) if penalty_weight else torch.zeros(())
     loss = penalty_weight * penalty - wasserstein
     return loss, {"wasserstein": wasserstein.detach(), "penalty": penalty.detach()}
 

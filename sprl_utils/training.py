@@ -54,6 +54,8 @@ class PretrainSettings:
             see `fit_reconstruction`. BatchNorm then keeps the statistics of that fit. 0: off, as in the
             paper.
         every: steps between checkpoints, each with a line of history and a look at the validation patches.
+        norm_patches: BatchNorm takes its statistics from so many patches before the first step, and keeps
+            them. 0: they are each batch's own, as in the paper.
     """
 
     steps: int
@@ -70,6 +72,7 @@ class PretrainSettings:
     ridge: float = 0.3
     seed: int = 0
     every: int = 1000
+    norm_patches: int = 0
 
     def __post_init__(self) -> None:
         if self.rate_schedule not in ("constant", "cosine"):
@@ -87,7 +90,8 @@ class GanSettings:
     """WGAN-GP training (paper: Adam 5e-6; D alone for 10k steps, then 7 D : 1 G, and 200 D every 500).
 
     A step is one update of one network. Adam's betas are the default ones, as in pretraining: WGAN-GP's own
-    (0, 0.9) are not in the paper.
+    (0, 0.9) are not in the paper. ``weight_clip`` keeps each weight of D within so much of 0 (WGAN; 0.01 in
+    the original project, which had no penalty); 0: off.
     """
 
     steps: int
@@ -106,6 +110,7 @@ class GanSettings:
     seed: int = 0
     every: int = 1000
     validate_every: int = 10_000
+    weight_clip: float = 0.0
 
 
 def gan_schedule(
@@ -195,18 +200,21 @@ def pretrain(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)
     average = fabric.to_device(average)
-    run = Run(Path(out), fabric, _fingerprint(settings, train, validation), report)
+    run = Run(Path(out), fabric, settings, [train, validation], report)
     run.resume({"generator": generator, "average": average, "optimizer": optimizer})
     if run.first == 0:
         if settings.fit_patches:
             fit_reconstruction(generator, train, settings.fit_patches, settings.ridge)
+        if settings.norm_patches:
+            lr, _ = batch(train, 2**30, settings.norm_patches)
+            set_batchnorm(generator, list(fabric.to_device(lr)[:, 0]))
         average.load_state_dict(generator.state_dict())
 
     for step in run.steps(settings.steps, "pretraining"):
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate(step, settings)
         lr, hr = _batch(train, step, settings.batch_size, fabric)
-        model.train(not settings.fit_patches)
+        model.train(not (settings.fit_patches or settings.norm_patches))
         loss = losses.l1_loss(model(lr), hr)
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -257,8 +265,8 @@ def train_gan(
     d_model, d_optimizer = fabric.setup(
         discriminator, torch.optim.Adam(discriminator.parameters(), settings.learning_rate)
     )
-    fingerprint = _fingerprint(settings, train, hashlib.sha256(Path(start).read_bytes()).hexdigest())
-    run = Run(Path(out), fabric, fingerprint, report)
+    start_hash = hashlib.sha256(Path(start).read_bytes()).hexdigest()
+    run = Run(Path(out), fabric, settings, [train, start_hash], report)
     run.resume(
         {
             "generator": generator,
@@ -289,6 +297,8 @@ def train_gan(
         fabric.backward(loss)
         optimizer.step()
         discriminator.requires_grad_(True)
+        if updated == "D" and settings.weight_clip:
+            _clip(discriminator, settings.weight_clip)
         run.note(step, **{f"{updated}_loss": loss.detach()}, **parts)
         if run.is_due(step, settings.every, settings.steps):
             change = _mean_change(generator, origin)
@@ -305,8 +315,18 @@ def train_gan(
 class Run:
     """A training run's folder: checkpoint, history, and the loop that goes on where the last one stopped."""
 
-    def __init__(self, out: Path, fabric: Fabric, fingerprint: dict, report: Report | None):
-        self.out, self.fabric, self.fingerprint, self.report = out, fabric, fingerprint, report
+    def __init__(
+        self,
+        out: Path,
+        fabric: Fabric,
+        settings: PretrainSettings | GanSettings,
+        sources: Sequence[Patches | str],
+        report: Report | None,
+    ):
+        self.out, self.fabric, self.report = out, fabric, report
+        self.fingerprint = _fingerprint(settings, sources)
+        # What a checkpoint that is older than a setting was made with.
+        self.defaults = asdict(type(settings)(steps=0))
         self.checkpoint = out / "checkpoint.pt"
         self.first, self.history, self.parts = 0, [], {}
         self._sums: dict[str, list[Tensor]] = {}
@@ -318,11 +338,12 @@ class Run:
         if not self.checkpoint.exists():
             return
         state = read_checkpoint(self.checkpoint)
-        if state["fingerprint"] != self.fingerprint:
+        found = self.defaults | state["fingerprint"]
+        differs = [k for k, v in self.fingerprint.items() if found.get(k) != v]
+        if differs:
             aside = _free_name(self.out.with_name(self.out.name + ".before"))
             os.replace(self.out, aside)
             self.out.mkdir()
-            differs = [k for k in self.fingerprint if state["fingerprint"].get(k) != self.fingerprint[k]]
             print(
                 f"{self.out.name}: found a run with other settings ({', '.join(differs)}); "
                 f"moved it to {aside.name} and starting anew"
@@ -585,6 +606,12 @@ def _g_steps(step: int, schedule: Sequence[int]) -> int:
     return cycles * (extra_every // (d_per_g + 1)) + min(rest, extra_every) // (d_per_g + 1)
 
 
+@torch.no_grad()
+def _clip(network: nn.Module, bound: float) -> None:
+    for parameter in network.parameters():
+        parameter.clamp_(-bound, bound)
+
+
 def _mean_change(generator: nn.Module, origin: Sequence[Tensor]) -> float:
     with torch.no_grad():
         moved = sum(
@@ -593,7 +620,7 @@ def _mean_change(generator: nn.Module, origin: Sequence[Tensor]) -> float:
     return moved / sum(o.numel() for o in origin)
 
 
-def _fingerprint(settings: object, *sources: object) -> dict:
+def _fingerprint(settings: object, sources: Sequence[Patches | str]) -> dict:
     """What a checkpoint must agree with to be resumed: settings, and what the patches are made of."""
     facts = {k: v for k, v in asdict(settings).items()}
     for i, source in enumerate(sources):

@@ -1,0 +1,163 @@
+"""One choice or one defect at a time: same heads, same patches, same number of steps, same seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+
+from sprl_utils import metrics
+from sprl_utils.bench import original_super_resolve
+from sprl_utils.inference import super_resolve
+from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
+from sprl_utils.networks import channels_last, load_generator
+from sprl_utils.patches import Prepared, RandomPatches
+from sprl_utils.training import GanSettings, PretrainSettings, pretrain, train_gan
+
+LRS = ("zero-filled", "linear", "own maximum")
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the reference.
+
+    Args:
+        lr: how LR is made: ``"zero-filled"``; ``"linear"`` interpolation of the coarse image; or zero-filled
+            and divided by its ``"own maximum"`` (and HR by its own), the original project's gain mismatch.
+        keep: share of k-space kept on each degraded axis; None: as prepared.
+        pretrain, gan: settings that differ; without any, the reference's generator is used as it is.
+        stitching: ``"exact"``, or the original project's cubes of 64 with a margin of 3.
+        synthetic: train on synthetic heads too, where there are some.
+    """
+
+    lr: str = "zero-filled"
+    keep: float | None = None
+    pretrain: dict = field(default_factory=dict)
+    gan: dict | None = None
+    stitching: str = "exact"
+    synthetic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lr not in LRS:
+            raise ValueError(f"ablation: lr must be one of {', '.join(map(repr, LRS))}, found {self.lr!r}")
+
+
+#: What the original project did otherwise, and choices of ours, by the name they have in tables.
+VARIANTS = {
+    REFERENCE: Variant(),
+    "LR of another gain": Variant(lr="own maximum"),
+    "LR by linear interpolation": Variant(lr="linear"),
+    "2x2": Variant(keep=0.5),
+    "5x5": Variant(keep=0.2),
+    "start at noise": Variant(pretrain={"init": "kaiming"}),
+    "start as the identity": Variant(pretrain={"init": "identity"}),
+    "BatchNorm frozen": Variant(pretrain={"norm_patches": 16}),
+    "one learning rate": Variant(pretrain={"rate_reconstruction": 1.0, "rate_compressors": 1.0}),
+    "no synthetic heads": Variant(synthetic=False),
+    "cubes with a margin of 3": Variant(stitching="original"),
+    "GAN": Variant(gan={}),
+    "GAN, LeakyReLU of slope 1": Variant(gan={"negative_slope": 1.0}),
+    "GAN, weights clipped": Variant(gan={"weight_clip": 0.01, "penalty_weight": 0.0}),
+    "GAN, G never trained": Variant(gan={"d_per_g": 10**9}),
+}
+
+
+def run(
+    variant: Variant,
+    heads: dict[str, Sequence[Prepared]],
+    out: Path,
+    pretraining: PretrainSettings,
+    gan: GanSettings,
+    fabric: Fabric,
+    patch_size: int,
+) -> pd.DataFrame:
+    """Train and score one variant with one seed (that of the settings); resumable in ``out``.
+
+    Args:
+        heads: prepared heads by split: train, validation, test.
+        out: folder of all runs; those that share a pretraining share its folder.
+
+    Returns:
+        One row a test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR.
+    """
+    same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
+    heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
+    train_heads = [h for h in heads["train"] if variant.synthetic or h.meta["kind"] != "synthetic"]
+    plan = replace(pretraining, **variant.pretrain)
+    sources = f"{same_data.name}, {'all' if variant.synthetic else 'real'} heads"
+    changed = ", ".join(f"{k}={v}" for k, v in variant.pretrain.items()) or "plain"
+    folder = Path(out) / "runs" / f"{sources}, {changed}, seed {plan.seed}"
+    train = RandomPatches(train_heads, patch_size, plan.seed)
+    validation = RandomPatches(heads["validation"], patch_size, plan.seed + 1, flips=False)
+    pretrain(train, validation, 1, folder / "pretrain", plan, fabric)
+    weights = folder / "pretrain" / "generator.safetensors"
+    if variant.gan is not None:
+        plan = replace(gan, **variant.gan)
+        folder = folder / (", ".join(f"{k}={v}" for k, v in variant.gan.items()) or "gan")
+        train_gan(weights, RandomPatches(train_heads, patch_size, plan.seed + 2), [], folder, plan, fabric)
+        weights = folder / "generator.safetensors"
+    generator = channels_last(load_generator(weights)).to(fabric.device)
+    rows = []
+    for head in heads["test"]:
+        lr, hr = np.asarray(head.lr), np.asarray(head.hr)
+        if variant.stitching == "original":
+            sr, _ = original_super_resolve(lr, generator.eval())
+        else:
+            sr = super_resolve(lr, generator)
+        scores = {name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS}
+        rows.append({"subject": head.meta["id"], "seed": pretraining.seed, **scores,
+                     "input_psnr": metrics.psnr(lr, hr)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def with_lr(head: Prepared, out: Path, variant: Variant) -> Prepared:
+    """The head with another LR in ``out/<id>``, all else shared with the prepared folder by links."""
+    if variant.lr == "zero-filled" and variant.keep is None:
+        return head
+    folder = out / head.meta["id"]
+    keep = [variant.keep if k is not None and variant.keep else k for k in head.meta["keep"]]
+    meta = head.meta | {"keep": keep, "lr_variant": variant.lr}
+    if not (folder / "meta.json").is_file() or json.loads((folder / "meta.json").read_text()) != meta:
+        folder.mkdir(parents=True, exist_ok=True)
+        hr = np.asarray(head.hr)
+        if variant.lr == "linear":
+            lr = interpolate(crop_kspace(hr, keep), hr.shape, 1)
+        else:
+            lr = truncate_kspace(hr, keep)
+        if variant.lr == "own maximum":
+            lr *= hr.max() / lr.max()
+        np.save(folder / "lr.npy", lr)
+        for name in ("hr", "brain", "foreground", "centres"):
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+            os.symlink((head.folder / f"{name}.npy").resolve(), folder / f"{name}.npy")
+        (folder / "meta.json").write_text(json.dumps(meta))
+    return Prepared(folder)
+
+
+def effects(scores: pd.DataFrame) -> pd.DataFrame:
+    """What each variant changes against the reference, in dB and SSIM: mean, and range over seeds.
+
+    Args:
+        scores: rows of `run` with a column ``variant``, the reference among them.
+
+    Returns:
+        One row a variant: ``psnr`` of SR, ``gain`` over its own LR, and ``psnr_change``, ``ssim_change``
+        against the reference (means over test heads, then over seeds), with the least and greatest change
+        of PSNR over seeds, and the number of ``seeds``.
+    """
+    scores = scores.assign(gain=scores["psnr"] - scores["input_psnr"])
+    by_seed = scores.groupby(["variant", "seed"], sort=False)[["psnr", "ssim", "gain"]].mean()
+    change = by_seed - by_seed.loc[REFERENCE].reindex(by_seed.index, level="seed")
+    grouped = change.groupby("variant", sort=False)
+    table = by_seed.groupby("variant", sort=False)[["psnr", "gain"]].mean()
+    table["psnr_change"], table["ssim_change"] = grouped["psnr"].mean(), grouped["ssim"].mean()
+    table["psnr_change_least"], table["psnr_change_most"] = grouped["psnr"].min(), grouped["psnr"].max()
+    table["seeds"] = grouped.size()
+    return table

@@ -1,0 +1,85 @@
+"""Ablations: what a variant changes, and what it must leave alone."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sprl_utils import ablation
+from sprl_utils.ablation import VARIANTS, Variant
+from sprl_utils.manifest import Subject
+from sprl_utils.prepare import Recipe, load_prepared, volume_arrays, write_prepared
+from sprl_utils.training import GanSettings, PretrainSettings, make_fabric
+from sprl_utils.volumes import Volume
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    splits = ("train", "validation", "test")
+    for split in splits:
+        subject = Subject(split, "local", "", group=split, split=split)
+        volume = Volume(rng.random((24, 26, 28), dtype=np.float32), np.eye(4), None)
+        with pytest.warns(UserWarning, match="no brain"):
+            write_prepared(
+                folder / split, subject, *volume_arrays(subject, volume, Recipe()), {"axes": [1, 2]}
+            )
+    (folder / "index.json").write_text(json.dumps(splits))
+    return {split: load_prepared(folder, split) for split in splits}
+
+
+@pytest.fixture(scope="module")
+def run(heads, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablations")
+    pretraining = PretrainSettings(
+        steps=2, batch_size=1, init="edges", learning_rate=1e-3, average=0.5, every=2
+    )
+    gan = GanSettings(steps=3, batch_size=1, warmup=1, d_per_g=1, patch_size=16, width=4, learning_rate=1e-3)
+    fabric = make_fabric("cpu", "32-true")
+    return lambda name: ablation.run(VARIANTS[name], heads, out, pretraining, gan, fabric, 16)
+
+
+def test_a_gan_stage_without_generator_steps_changes_no_digit(run):
+    reference, untrained, trained = (run(n) for n in ("reference", "GAN, G never trained", "GAN"))
+    pd.testing.assert_frame_equal(reference, untrained)
+    assert not np.array_equal(reference["psnr"], trained["psnr"])
+
+
+def test_a_margin_of_3_gives_another_image_from_the_same_weights(run):
+    """The head fits into one cube of 64: what differs is the zero padding around it."""
+    exact, cubes = run("reference"), run("cubes with a margin of 3")
+    assert exact["input_psnr"].equals(cubes["input_psnr"])
+    difference = abs(exact["psnr"] - cubes["psnr"]).max()
+    assert 0 < difference < 1  # the same network, not another
+
+
+def test_own_maximum_puts_the_brightest_voxels_of_lr_and_hr_level(heads, tmp_path):
+    (head,) = heads["test"]
+    other = ablation.with_lr(head, tmp_path, Variant(lr="own maximum"))
+    assert other.lr.max() == pytest.approx(head.hr.max())
+    np.testing.assert_allclose(other.lr / other.lr.max(), head.lr / head.lr.max(), rtol=1e-6)
+    np.testing.assert_array_equal(other.hr, head.hr)
+
+
+def test_more_kept_samples_leave_less_to_restore(heads, tmp_path):
+    (head,) = heads["test"]
+    half = ablation.with_lr(head, tmp_path, Variant(keep=0.5))
+    assert half.meta["keep"] == [None, 0.5, 0.5]
+    assert np.abs(half.lr - half.hr).mean() < np.abs(head.lr - head.hr).mean()
+
+
+def test_an_unknown_lr_is_refused():
+    with pytest.raises(ValueError, match="lr must be one of 'zero-filled', .* found 'sinc'"):
+        Variant(lr="sinc")
+
+
+def test_effects_are_paired_by_seed():
+    scores = pd.DataFrame(
+        [("reference", 0, 20.0), ("reference", 1, 30.0), ("other", 0, 21.0), ("other", 1, 30.5)],
+        columns=["variant", "seed", "psnr"],
+    ).assign(subject="x", ssim=0.5, input_psnr=19.0)
+    row = ablation.effects(scores).loc["other"]
+    assert row["psnr_change"] == 0.75 and (row["psnr_change_least"], row["psnr_change_most"]) == (0.5, 1.0)
+    assert row["gain"] == 6.75 and row["seeds"] == 2
