@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench study test notebooks lab pins clean
+.PHONY: help reproduce bench study claims test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,10 @@ study:  ## Train for hours, with one person held out and then the other (resumab
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
+	@$(MAKE) --no-print-directory claims
+
+claims: $(ready)  ## Write results/study/claims.md from the tables in results/
+	@$(python) -m sprl_utils.claims
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .

@@ -36,7 +36,14 @@ from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
-from sprl_utils.networks import Discriminator, Generator, channels_last
+from sprl_utils.networks import (
+    Discriminator,
+    Generator,
+    channels_last,
+    count_parameters,
+    make_generator,
+    multiply_adds,
+)
 from sprl_utils.patches import Prepared, RandomPatches, batch, grid_corners
 from sprl_utils.prepare import Recipe, prepare_subject
 from sprl_utils.provenance import tune_process
@@ -328,6 +335,23 @@ def _metrics(side: str, folder: str) -> Callable[[], dict]:
     return original if side == "original" else ours
 
 
+def _network(side: str, model: str, edge: int) -> Callable[[], dict]:
+    """One generator on one cube, in inference, both sides alike."""
+    fabric = make_fabric()
+    generator = channels_last(make_generator(model)).to(fabric.device).eval()
+    x = torch.rand(1, 1, edge, edge, edge, device=fabric.device)
+
+    @torch.no_grad()
+    def run() -> dict:
+        with fabric.autocast():
+            generator(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return {"parameters": count_parameters(generator), "multiply_adds": multiply_adds(generator, edge)}
+
+    return run
+
+
 def _limit(side: str, size: int) -> Callable[[], dict]:
     """The machine's rate for a large matrix product, in GFLOP/s: what no network can pass."""
     dtype = torch.float32 if side == "original" else fabric_dtype(make_fabric())
@@ -383,6 +407,7 @@ TASKS = {
     "LR": _lr,
     "subject": _subject,
     "metrics": _metrics,
+    "network": _network,
     "matrix product": _limit,
 }
 
