@@ -48,6 +48,11 @@ class Variant:
         if self.lr not in LRS:
             raise ValueError(f"ablation: lr must be one of {', '.join(map(repr, LRS))}, found {self.lr!r}")
 
+    def __str__(self) -> str:
+        """What differs from the reference."""
+        plain = vars(Variant())
+        return ", ".join(f"{k}: {v}" for k, v in vars(self).items() if v != plain[k]) or "nothing"
+
 
 #: What the original project did otherwise, and choices of ours, by the name they have in tables.
 VARIANTS = {

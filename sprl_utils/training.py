@@ -363,7 +363,7 @@ class Run:
             total=total,
             initial=self.first,
             mininterval=2,
-            disable=not self.fabric.is_global_zero,
+            disable=not self.fabric.is_global_zero or self.first >= total,
             dynamic_ncols=False,
             ncols=90,
         )
