@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import nn
 
 from sprl_utils import detail, metrics
@@ -76,7 +76,8 @@ def score(
     for name, image in images.items():
         parameters = count_parameters(generators[name]) if name in generators else 0
         cost = multiply_adds(generators[name], 1) * hr.size if name in generators else 0
-        facts = {"subject": subject.meta["id"], "kind": subject.meta["kind"], "method": name}
+        facts = {"subject": subject.meta["id"], "group": subject.meta["group"]}
+        facts |= {"kind": subject.meta["kind"], "method": name}
         rows += [
             facts
             | row
@@ -150,6 +151,33 @@ def improvement(scores: pd.DataFrame, method: str, over: Sequence[str]) -> pd.Da
     whole = scores[scores["region"] == "whole"].set_index(["subject", "method"])[["psnr", "ssim"]]
     parts = {other: whole.xs(method, level="method") - whole.xs(other, level="method") for other in over}
     return pd.concat(parts, axis=1)
+
+
+def paired_interval(
+    scores: pd.DataFrame, method: str, over: Sequence[str], region: str = "whole", seed: int = 0
+) -> pd.DataFrame:
+    """Mean difference of ``method`` and each of ``over``, with its 95 % bootstrap interval over people.
+
+    Scans of one person are averaged first: they are no independent evidence. With a handful of people an
+    interval is a rough guide at best, and with one there is none (NaN).
+
+    Returns:
+        One row for each other method and metric: ``difference``, ``low``, ``high``, number of ``people``.
+    """
+    inside = scores[scores["region"] == region]
+    by_person = inside.groupby(["group", "method"])[list(metrics.METRICS)].mean()
+    rows = []
+    for other in over:
+        apart = by_person.xs(method, level="method") - by_person.xs(other, level="method")
+        for metric in metrics.METRICS:
+            values = apart[metric].to_numpy()
+            low, high = np.nan, np.nan
+            if len(values) > 1:
+                found = stats.bootstrap((values,), np.mean, method="percentile", rng=seed)
+                low, high = found.confidence_interval
+            rows.append({"over": other, "metric": metric, "difference": values.mean(), "low": low,
+                         "high": high, "people": len(values)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
