@@ -74,6 +74,7 @@ study:  ## Train for hours, with one person held out and then the other (resumab
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
+	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
 	@$(MAKE) --no-print-directory claims
 
 claims: $(ready)  ## Write results/study/claims.md from the tables in results/

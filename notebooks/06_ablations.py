@@ -25,7 +25,7 @@
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
-ablations = ["reference", "LR of another gain", "GAN", "GAN, G never trained"]  # names to run; empty: all
+ablations = ["reference", "LR of another gain", "GAN", "GAN, G never trained"]  # empty: all but networks
 ablation_seeds = [0]  # each variant once with each
 ablation_steps = 4  # updates of the generator in pretraining
 ablation_gan_steps = 4  # updates of either network in the GAN stage
@@ -65,7 +65,8 @@ figures.banner(profile)
 
 # %%
 heads = {split: load_prepared(runs / "prepared", split) for split in ("train", "validation", "test")}
-chosen = {name: ablation.VARIANTS[name] for name in ablations or ablation.VARIANTS}
+known = ablation.VARIANTS | ablation.COMPARATORS
+chosen = {name: known[name] for name in ablations or ablation.VARIANTS}
 pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what differs").to_frame()
 
 # %% [markdown]
@@ -100,6 +101,7 @@ scores = pd.concat(rows, ignore_index=True)
 # Test heads, whole prepared volume (`crop` in `01_prepare_data`). `gain` is PSNR over the variant's own LR,
 # `psnr_change` that of SR against the reference's SR. A change smaller than its range over seeds, or than
 # what two seeds of the reference differ by, says nothing. 2x2 and 5x5 start from another LR: compare `gain`.
+# Other networks get the same number of steps, not the same time: `multiply_adds` says what a head costs.
 
 # %%
 effects = ablation.effects(scores)

@@ -16,7 +16,7 @@ from sprl_utils import metrics
 from sprl_utils.bench import original_super_resolve
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
-from sprl_utils.networks import channels_last, load_generator
+from sprl_utils.networks import channels_last, count_parameters, load_generator, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches
 from sprl_utils.training import GanSettings, PretrainSettings, pretrain, train_gan
 
@@ -72,6 +72,13 @@ VARIANTS = {
     "GAN, weights clipped": Variant(gan={"weight_clip": 0.01, "penalty_weight": 0.0}),
     "GAN, G never trained": Variant(gan={"d_per_g": 10**9}),
 }
+#: Other networks by the same recipe; SRResNet with a discriminator is SRGAN.
+COMPARATORS = {
+    "FSRCNN": Variant(pretrain={"model": "FSRCNN"}),
+    "DCSRN": Variant(pretrain={"model": "DCSRN"}),
+    "SRResNet": Variant(pretrain={"model": "SRResNet"}),
+    "SRGAN": Variant(pretrain={"model": "SRResNet"}, gan={}),
+}
 
 
 def run(
@@ -90,7 +97,8 @@ def run(
         out: folder of all runs; those that share a pretraining share its folder.
 
     Returns:
-        One row a test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR.
+        One row a test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR; the
+        network's ``parameters`` and its ``multiply_adds`` for the head.
     """
     same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
     heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
@@ -118,7 +126,8 @@ def run(
             sr = super_resolve(lr, generator)
         scores = {name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS}
         rows.append({"subject": head.meta["id"], "seed": pretraining.seed, **scores,
-                     "input_psnr": metrics.psnr(lr, hr)})  # fmt: skip
+                     "input_psnr": metrics.psnr(lr, hr), "parameters": count_parameters(generator),
+                     "multiply_adds": multiply_adds(generator, 1) * hr.size})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -165,4 +174,5 @@ def effects(scores: pd.DataFrame) -> pd.DataFrame:
     table["psnr_change"], table["ssim_change"] = grouped["psnr"].mean(), grouped["ssim"].mean()
     table["psnr_change_least"], table["psnr_change_most"] = grouped["psnr"].min(), grouped["psnr"].max()
     table["seeds"] = grouped.size()
+    table["multiply_adds"] = scores.groupby("variant", sort=False)["multiply_adds"].mean()
     return table

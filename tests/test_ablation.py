@@ -79,7 +79,7 @@ def test_effects_are_paired_by_seed():
     scores = pd.DataFrame(
         [("reference", 0, 20.0), ("reference", 1, 30.0), ("other", 0, 21.0), ("other", 1, 30.5)],
         columns=["variant", "seed", "psnr"],
-    ).assign(subject="x", ssim=0.5, input_psnr=19.0)
+    ).assign(subject="x", ssim=0.5, input_psnr=19.0, multiply_adds=1)
     row = ablation.effects(scores).loc["other"]
     assert row["psnr_change"] == 0.75 and (row["psnr_change_least"], row["psnr_change_most"]) == (0.5, 1.0)
     assert row["gain"] == 6.75 and row["seeds"] == 2
