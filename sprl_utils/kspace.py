@@ -132,6 +132,40 @@ def crop_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
     return _cut(volume, keep, zero_fill=False)
 
 
+def zero_fill(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A coarse image on a finer grid, its k-space padded with zeros: what a scanner's interpolation does.
+
+    Sample ``j`` of an axis of ``m`` comes to lie at index ``j * n / m`` of the ``n``: both grids share their
+    first sample. The magnitude is taken, as in `truncate_kspace`, and intensities keep their scale.
+
+    Args:
+        coarse: real ``(x, y, z)``.
+        shape: of the finer grid, no axis shorter.
+
+    Returns:
+        float32 volume of ``shape``.
+
+    Raises:
+        ValueError: not three axes, or an axis that would lose samples.
+    """
+    _check_volume(coarse)
+    if len(shape) != 3 or any(n < m for n, m in zip(shape, coarse.shape, strict=True)):
+        raise ValueError(
+            f"k-space: zero-filling {coarse.shape} needs three axes at least as long, found {tuple(shape)}"
+        )
+    image = np.asarray(coarse, dtype=np.float32)
+    for axis, n in enumerate(shape):
+        m = image.shape[axis]
+        if n == m:
+            continue
+        f = _kept_frequencies(n, m)
+        full = np.zeros([n if a == axis else k for a, k in enumerate(image.shape)], np.complex64)
+        there = tuple(f % n if a == axis else slice(None) for a in range(3))
+        full[there] = np.take(fft.fft(image, axis=axis), f % m, axis=axis)
+        image = fft.ifft(full, axis=axis, overwrite_x=True) * np.float32(n / m)
+    return np.abs(image)
+
+
 def interpolate(coarse: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
     """Interpolate a `crop_kspace` image to the HR grid: nearest (order 0), linear (1) or cubic spline (3).
 

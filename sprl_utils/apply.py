@@ -1,0 +1,94 @@
+"""A trained generator on a scan of one's own: any matrix and orientation, in the scan's own units."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+
+from sprl_utils.evaluation import AIR_MARGIN
+from sprl_utils.inference import super_resolve
+from sprl_utils.kspace import zero_fill
+from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
+
+
+def to_fine_grid(scan: Volume, factors: Sequence[float]) -> Volume:
+    """The scan zero-filled in k-space to ``factors`` times its matrix, each voxel centre where it belongs.
+
+    The first voxel's centre stays where it is; the last ones reach half a fine voxel less far than the coarse
+    voxel's edge, because the samples begin at the first centre.
+
+    Raises:
+        ValueError: not three factors of at least 1.
+    """
+    if len(factors) != 3 or any(not 1 <= f <= 16 for f in factors):
+        raise ValueError(f"upsample: expected three factors from 1 to 16, found {list(factors)}")
+    shape = [round(n * f) for n, f in zip(scan.data.shape, factors, strict=True)]
+    affine = scan.affine.astype(float)
+    affine[:3, :3] *= np.divide(scan.data.shape, shape)  # a column an axis
+    return replace(scan, data=zero_fill(scan.data, shape), affine=affine)
+
+
+def factors_for(scan: Volume, voxel_size: Sequence[float]) -> tuple[float, ...]:
+    """Factors that bring the scan to voxels of about ``voxel_size`` mm; no axis is made coarser."""
+    return tuple(max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True))
+
+
+def sharpen(
+    scan: Volume,
+    generator: nn.Module,
+    axes: Sequence[int] = (1, 2),
+    halo: int | None = None,
+    memory_gib: float = 4.0,
+    skip_air: bool = True,
+    dtype: torch.dtype = torch.float32,
+    uncertainty: bool = False,
+    progress: Callable[[Sequence], Iterable] = iter,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Super-resolve a scan that lies on the fine grid.
+
+    Args:
+        axes: the one or two array axes along which it was measured coarsely; the generators here have learned
+            to restore the last two axes of what they are given, so the volume is turned that way first.
+        skip_air: copy the air around the head.
+        uncertainty: run all eight mirror images too, and return how far their results spread.
+        halo, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
+
+    Returns:
+        The sharper volume ``(x, y, z)`` in the scan's own units, and the SD over mirror images, or None.
+
+    Raises:
+        ValueError: other than one or two different axes.
+    """
+    if not 1 <= len(set(axes)) == len(axes) <= 2 or not set(axes) <= {0, 1, 2}:
+        raise ValueError(f"axes: expected one or two different ones of 0, 1, 2, found {list(axes)}")
+    order = [a for a in range(3) if a not in axes] + sorted(axes)
+    back = np.argsort(order)
+    scale = np.float32(intensity_scale(scan.data))
+    image = np.ascontiguousarray(scan.data.transpose(order)) / scale
+    head = None
+    if skip_air:
+        voxel_size = [scan.voxel_size[a] for a in order]
+        head = ndimage.binary_dilation(foreground_mask(image, voxel_size), iterations=AIR_MARGIN)
+
+    def run(flipped: tuple[int, ...]) -> np.ndarray:
+        x, mask = (None if a is None else np.flip(a, flipped).copy() for a in (image, head))
+        sr = super_resolve(x, generator, halo, memory_gib, mask, dtype, progress)
+        return np.flip(sr, flipped)
+
+    sharper = run(())
+    spread = None
+    if uncertainty:
+        mean, squares = sharper.astype(float), np.zeros(sharper.shape)
+        flips = [f for n in (1, 2, 3) for f in itertools.combinations(range(3), n)]
+        for count, flipped in enumerate(flips, start=2):  # Welford's mean and sum of squares
+            step = run(flipped) - mean
+            mean += step / count
+            squares += step**2 * (count - 1) / count
+        spread = (np.sqrt(squares / (len(flips) + 1)) * scale).astype(np.float32).transpose(back)
+    return (sharper * scale).transpose(back), spread

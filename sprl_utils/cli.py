@@ -1,0 +1,175 @@
+"""``sprl``: the study's pieces on files, for people who want no notebook. Also ``python -m sprl_utils``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sprl_utils import __version__, metrics
+from sprl_utils.apply import factors_for, sharpen, to_fine_grid
+from sprl_utils.kspace import truncate_kspace
+from sprl_utils.networks import channels_last, load_generator
+from sprl_utils.provenance import tune_process
+from sprl_utils.training import fabric_dtype, make_fabric
+from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
+
+ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if all went well, 1 if a file failed, 2 for arguments that make no sense."""
+    args = _parser().parse_args(arguments)
+    tune_process()
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"sprl {args.command}: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sprl", description="3D brain-MRI super-resolution with mDCSRN.")
+    parser.add_argument("--version", action="version", version=f"sprl {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    resolve = commands.add_parser("super-resolve", help="make a scan, or a folder of scans, sharper")
+    resolve.add_argument("input", help="NIfTI or MGH file, a folder of them, or a quoted glob")
+    resolve.add_argument("output", type=Path, help="NIfTI file, or a folder when several files come in")
+    resolve.add_argument("--weights", type=Path, required=True, help="generator.safetensors")
+    grid = resolve.add_mutually_exclusive_group()
+    grid.add_argument(
+        "--upsample",
+        type=float,
+        nargs=3,
+        metavar="N",
+        help="zero-fill to N times the matrix, e.g. 1 2 2",
+    )
+    grid.add_argument(
+        "--voxel-size", type=float, nargs=3, metavar="MM", help="zero-fill to voxels of this size, e.g. 1 1 1"
+    )
+    resolve.add_argument(
+        "--axes", type=int, nargs="+", metavar="AXIS",
+        help="array axes that were measured coarsely (default: those that are upsampled, else 1 2)",
+    )  # fmt: skip
+    resolve.add_argument("--uncertainty", action="store_true", help="also write the SD over mirror images")
+    resolve.add_argument("--keep-air", action="store_true", help="run the network on air too")
+    resolve.add_argument(
+        "--halo", type=int, help="voxels around each tile (default: all that are seen)"
+    )
+    resolve.add_argument("--memory", type=float, default=4.0, help="GiB for the network's maps (default 4)")
+    resolve.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    resolve.add_argument("--force", action="store_true", help="overwrite files that are there")
+    resolve.set_defaults(run=_super_resolve)
+
+    evaluate = commands.add_parser("evaluate", help="PSNR, SSIM and NRMSE of a volume against another")
+    evaluate.add_argument("sr", type=Path)
+    evaluate.add_argument("hr", type=Path)
+    evaluate.set_defaults(run=_evaluate)
+
+    degrade = commands.add_parser("degrade", help="cut k-space: low resolution on the same grid")
+    degrade.add_argument("hr", type=Path)
+    degrade.add_argument("lr", type=Path)
+    degrade.add_argument("--keep", type=float, default=0.25, help="share of the samples kept an axis (0.25)")
+    degrade.add_argument("--axes", type=int, nargs="+", default=[1, 2], metavar="AXIS")
+    degrade.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    degrade.set_defaults(run=_degrade)
+    return parser
+
+
+def _super_resolve(args: argparse.Namespace) -> int:
+    pairs = _pairs(args.input, args.output)
+    fabric = make_fabric(args.device)
+    generator = channels_last(load_generator(args.weights)).to(fabric.device)
+    failed = 0
+    for source, target in pairs:
+        try:
+            _resolve_one(args, source, target, generator, fabric_dtype(fabric))
+        except Exception as error:  # one bad file must not keep the others from being done
+            failed += 1
+            print(f"sprl super-resolve: {source.name}: {_one_line(error)}", file=sys.stderr)
+    if len(pairs) > 1:
+        print(f"{len(pairs) - failed} of {len(pairs)} files done")
+    return 1 if failed else 0
+
+
+def _resolve_one(args: argparse.Namespace, source: Path, target: Path, generator, dtype) -> None:
+    spread_target = target.with_name(target.name.replace(".nii", "_uncertainty.nii", 1))
+    for path in (target, *([spread_target] if args.uncertainty else [])):
+        _refuse_overwriting(path, args.force)
+    scan = read_volume(source)
+    factors = args.upsample or (factors_for(scan, args.voxel_size) if args.voxel_size else None)
+    axes = args.axes or [a for a in range(3) if factors and factors[a] > 1] or [1, 2]
+    if factors:
+        scan = to_fine_grid(scan, factors)
+    bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
+    sharper, spread = sharpen(
+        scan, generator, axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty, bar
+    )
+    done = f"sprl {__version__} {args.weights.name}"
+    write_volume(target, sharper, scan, f"{done}: super-resolved")
+    if spread is not None:
+        write_volume(spread_target, spread, scan, f"{done}: SD over 8 mirror images")
+    print(f"{source.name}: wrote {target}")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    sr, hr = read_volume(args.sr), read_volume(args.hr)
+    check_pair(args.sr.name, hr, sr)
+    scale = np.float32(intensity_scale(hr.data))
+    for name in metrics.METRICS:
+        print(f"{name}: {getattr(metrics, name)(sr.data / scale, hr.data / scale):.4f}")
+    return 0
+
+
+def _degrade(args: argparse.Namespace) -> int:
+    _refuse_overwriting(args.lr, args.force)
+    hr = read_volume(args.hr)
+    lr = truncate_kspace(hr.data, [args.keep if a in args.axes else None for a in range(3)])
+    write_volume(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space")
+    return 0
+
+
+def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
+    """Each input file and where its result goes."""
+    source = Path(given)
+    if source.is_dir():
+        found = sorted(p for p in source.iterdir() if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+    elif source.exists() or not any(c in given for c in "*?["):
+        return [(source, output / f"{_stem(source)}_sr.nii.gz" if output.is_dir() else output)]
+    else:
+        found = sorted(map(Path, glob(given)))
+    if not found:
+        raise FileNotFoundError(f"{given}: expected scans ending in {', '.join(ENDINGS)}, found none")
+    if output.name.endswith(ENDINGS):
+        raise ValueError(f"{output}: expected a folder for {len(found)} files, found the name of a file")
+    targets = [output / f"{_stem(p)}_sr.nii.gz" for p in found]
+    if len(set(targets)) < len(targets):
+        raise ValueError(
+            f"{given}: expected different names, found two that would be written as one"
+        )
+    return list(zip(found, targets, strict=True))
+
+
+def _stem(path: Path) -> str:
+    ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if path.name.endswith(e)), path.suffix)
+    return path.name.removesuffix(ending)
+
+
+def _refuse_overwriting(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise FileExistsError(f"{path}: expected no file there, found one (--force overwrites it)")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join((str(error).strip() or type(error).__name__).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""``sprl`` on files: places, units, headers, and what goes wrong."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from sprl_utils.apply import sharpen, to_fine_grid
+from sprl_utils.cli import main
+from sprl_utils.kspace import crop_kspace, truncate_kspace, zero_fill
+from sprl_utils.networks import Generator, save_weights
+from sprl_utils.volumes import Volume, read_volume
+
+AFFINE = np.array([[0, 0, 1.0, -40], [-0.9, 0.1, 0, 30], [0.1, 0.8, 0, -20], [0, 0, 0, 1]])  # oblique
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "identity.safetensors"
+    save_weights(Generator(init="identity"), path)
+    return path
+
+
+def volume_of(data):
+    return Volume(data, np.eye(4), nib.Nifti1Header())
+
+
+def blob(shape=(12, 10, 14), centre=(5, 4, 6), width=1.5):
+    """A smooth point source: its centre of mass is its place."""
+    grid = np.indices(shape) - np.array(centre)[:, None, None, None]
+    return np.exp(-(grid**2).sum(0) / (2 * width**2)).astype(np.float32)
+
+
+def save(path, data, affine=AFFINE, dtype=np.int16):
+    image = nib.Nifti1Image((data * 1000).astype(dtype), affine)
+    image.header["descrip"] = b"from the scanner"
+    nib.save(image, path)
+    return path
+
+
+def place(path):
+    """Centre of mass in millimetres."""
+    image = nib.load(path)
+    return image.affine @ [*ndimage.center_of_mass(image.get_fdata() ** 2), 1]
+
+
+@pytest.mark.parametrize("factors", ["1 2 2", "1 1 4", "1.5 1 2"])
+def test_a_point_stays_where_it_is_in_the_room(tmp_path, weights, factors):
+    scan = save(tmp_path / "scan.nii.gz", blob())
+    out = tmp_path / "out.nii.gz"
+    axes = [str(a) for a, f in enumerate(factors.split()) if f != "1"]
+    options = ["--weights", str(weights), "--upsample", *factors.split(), "--axes", *axes]
+    assert main(["super-resolve", str(scan), str(out), *options]) == 0
+    np.testing.assert_allclose(place(out), place(scan), atol=0.02)  # mm; half a voxel would be 0.2 or more
+    expected = [round(n * float(f)) for n, f in zip((12, 10, 14), factors.split(), strict=True)]
+    assert list(nib.load(out).shape) == expected
+
+
+def test_zero_filling_undoes_nothing_but_the_cut():
+    volume = ndimage.gaussian_filter(np.random.default_rng(0).random((8, 12, 16), dtype=np.float32), 1)
+    keep = [None, 5, 7]  # odd: of an even number one sample has no partner, and its phase is lost
+    coarse = crop_kspace(volume, keep)
+    np.testing.assert_allclose(zero_fill(coarse, volume.shape), truncate_kspace(volume, keep), atol=1e-5)
+    np.testing.assert_allclose(zero_fill(volume, volume.shape), volume)
+    with pytest.raises(ValueError, match="at least as long"):
+        zero_fill(volume, (8, 12, 15))
+
+
+def test_units_header_and_description(tmp_path, weights):
+    scan, out = save(tmp_path / "scan.nii", blob()), tmp_path / "out.nii"
+    assert main(["super-resolve", str(scan), str(out), "--weights", str(weights)]) == 0
+    before, after = nib.load(scan), nib.load(out)
+    np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(after.affine, before.affine)
+    assert b"identity.safetensors: super-resolved" in after.header["descrip"].tobytes()
+
+
+def test_voxel_size_chooses_the_factors(tmp_path, weights):
+    scan = save(tmp_path / "thick.nii.gz", blob(), np.diag([1.0, 2.0, 4.0, 1.0]))
+    out = tmp_path / "out.nii.gz"
+    assert (
+        main(["super-resolve", str(scan), str(out), "--weights", str(weights), "--voxel-size", *"111"]) == 0
+    )
+    np.testing.assert_allclose(nib.load(out).header.get_zooms(), [1, 1, 1])
+
+
+def test_coarse_axes_are_turned_to_where_the_network_learned_them():
+    generator = Generator(init="identity").eval()
+    generator.conv0.weight.data[0, 0, 1, 1, :] = 1 / 3  # blurs the last axis alone
+    data = np.random.default_rng(0).random((9, 10, 11), dtype=np.float32)
+    scan = to_fine_grid(volume_of(data), (1, 1, 1))
+    for axes, blurred in (((1, 2), 2), ((0, 2), 2), ((0, 1), 1)):
+        sharper, _ = sharpen(scan, generator, axes, skip_air=False)
+        expected = ndimage.uniform_filter1d(data, 3, axis=blurred, mode="constant")
+        np.testing.assert_allclose(sharper, expected, atol=1e-5)
+
+
+def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
+    generator = Generator(init="identity").eval()
+    scan = volume_of(blob())
+    assert sharpen(scan, generator, uncertainty=True)[1].max() < 1e-6
+    generator.conv0.weight.data[0, 0, 1, 1, :] = generator.conv0.weight.data[0, 0, 1, 1, :].roll(1)
+    sharper, spread = sharpen(scan, generator, skip_air=False, uncertainty=True)
+    # A shift by one voxel, forwards in half of the mirror images, backwards in the others.
+    behind, ahead = np.roll(sharper, 2, axis=2), sharper
+    inner = (slice(None), slice(None), slice(2, -2))
+    np.testing.assert_allclose(spread[inner], (np.abs(ahead - behind) / 2)[inner], atol=1e-5)
+
+
+def test_a_folder_goes_on_past_a_bad_file(tmp_path, weights, capsys):
+    for name in ("a.nii.gz", "b.nii"):
+        save(tmp_path / name, blob())
+    (tmp_path / "bad.nii.gz").write_bytes(b"not a scan")
+    out = tmp_path / "out"
+    assert main(["super-resolve", str(tmp_path), str(out), "--weights", str(weights)]) == 1
+    assert sorted(p.name for p in out.iterdir()) == ["a_sr.nii.gz", "b_sr.nii.gz"]
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "bad.nii.gz: expected a volume" in said.err
+    assert "2 of 3 files done" in said.out
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, weights, capsys):
+    scan = save(tmp_path / "scan.nii.gz", blob())
+    call = ["super-resolve", str(scan), str(scan), "--weights", str(weights)]
+    before = scan.read_bytes()
+    assert main(call) == 1 and scan.read_bytes() == before
+    assert "found one (--force overwrites it)" in capsys.readouterr().err
+    assert main([*call, "--force"]) == 0 and scan.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--upsample", "1", "0.5", "2"], "expected three factors from 1 to 16"),
+        (["--axes", "0", "1", "2"], "expected one or two different ones"),
+        (["--memory", "0.1"], "expected more than 0.5 GiB"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path, weights, capsys, options, words):
+    scan = save(tmp_path / "scan.nii.gz", blob())
+    call = ["super-resolve", str(scan), str(tmp_path / "out.nii.gz"), "--weights", str(weights), *options]
+    assert main(call) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_degrade_then_evaluate(tmp_path, capsys):
+    hr = save(tmp_path / "hr.nii.gz", blob())
+    lr = tmp_path / "lr.nii.gz"
+    assert main(["degrade", str(hr), str(lr), "--keep", "0.5"]) == 0
+    volume = read_volume(hr).data
+    np.testing.assert_allclose(read_volume(lr).data, truncate_kspace(volume, [None, 0.5, 0.5]), atol=1e-2)
+    assert main(["evaluate", str(lr), str(hr)]) == 0
+    assert "psnr: " in capsys.readouterr().out
+    assert main(["evaluate", str(hr), str(hr)]) == 0
+    assert "ssim: 1.0000" in capsys.readouterr().out
