@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from sprl_utils import __version__, metrics
 from sprl_utils.apply import factors_for, sharpen, to_fine_grid
 from sprl_utils.kspace import truncate_kspace
+from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.provenance import tune_process
 from sprl_utils.training import fabric_dtype, make_fabric
@@ -60,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     resolve.add_argument("--uncertainty", action="store_true", help="also write the SD over mirror images")
     resolve.add_argument("--keep-air", action="store_true", help="run the network on air too")
-    resolve.add_argument(
-        "--halo", type=int, help="voxels around each tile (default: all that are seen)"
-    )
+    resolve.add_argument("--halo", type=int, help="voxels around each tile (default: all that are seen)")
     resolve.add_argument("--memory", type=float, default=4.0, help="GiB for the network's maps (default 4)")
     resolve.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     resolve.add_argument("--force", action="store_true", help="overwrite files that are there")
@@ -80,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("--axes", type=int, nargs="+", default=[1, 2], metavar="AXIS")
     degrade.add_argument("--force", action="store_true", help="overwrite a file that is there")
     degrade.set_defaults(run=_degrade)
+
+    manifest = commands.add_parser("manifest", help="list the scans of a folder, with splits")
+    manifest.add_argument("root", type=Path, help="HCP's layout, BIDS, or HR/ with or without LR/")
+    manifest.add_argument("output", type=Path, help="CSV, read by the notebooks")
+    manifest.add_argument("--rule", default="seeded", choices=("seeded", "original"))
+    manifest.add_argument("--seed", type=int, default=0, help="of the seeded rule (0)")
+    manifest.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    manifest.set_defaults(run=_manifest)
     return parser
 
 
@@ -136,6 +144,15 @@ def _degrade(args: argparse.Namespace) -> int:
     return 0
 
 
+def _manifest(args: argparse.Namespace) -> int:
+    _refuse_overwriting(args.output, args.force)
+    subjects = assign_splits(find_subjects(args.root), args.rule, args.seed)
+    write_manifest(subjects, args.output)
+    counts = Counter(s.split for s in subjects)
+    print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))
+    return 0
+
+
 def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
     """Each input file and where its result goes."""
     source = Path(given)
@@ -151,9 +168,7 @@ def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
         raise ValueError(f"{output}: expected a folder for {len(found)} files, found the name of a file")
     targets = [output / f"{_stem(p)}_sr.nii.gz" for p in found]
     if len(set(targets)) < len(targets):
-        raise ValueError(
-            f"{given}: expected different names, found two that would be written as one"
-        )
+        raise ValueError(f"{given}: expected different names, found two that would be written as one")
     return list(zip(found, targets, strict=True))
 
 

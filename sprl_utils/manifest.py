@@ -27,6 +27,7 @@ import numpy as np
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
 ORIGINAL_SEED = 999
+ID = r"\w[\w.-]*"
 SOURCE = re.compile(r"local|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+")
 
 
@@ -135,7 +136,7 @@ def _parse(row: dict, path: Path) -> Subject:
                 f"expected {expected}, found {found!r}"
             )
 
-    require(re.fullmatch(r"\w[\w.-]*", subject_id), "id", "letters, digits, '.', '-' or '_'", subject_id)
+    require(re.fullmatch(ID, subject_id), "id", "letters, digits, '.', '-' or '_'", subject_id)
     require(not any(nameless), "row", "no more values than columns", ",".join(filter(None, nameless)))
     require(
         SOURCE.fullmatch(values["source"]),
@@ -297,6 +298,59 @@ def _seeded_splits(subjects: Sequence[Subject], seed: int, shares: Sequence[floa
         split_of[group] = max(lacking, key=lacking.get)
         lacking[split_of[group]] -= sizes[group]
     return {s.id: split_of[s.group] for s in subjects}
+
+
+# ---- folders of scans ---------------------------------------------------------------------------------
+
+
+def find_subjects(root: str | os.PathLike) -> list[Subject]:
+    """Subjects in a folder, by the layout it has; without a split.
+
+    - The Human Connectome Project: ``<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
+    - BIDS: ``sub-<label>[/ses-<label>]/anat/*_T1w.nii[.gz]``; all scans of a label are one leakage group.
+    - ``HR/<name>`` with the same ``LR/<name>``: pairs on one grid; or ``HR/`` alone.
+
+    Raises:
+        FileNotFoundError: none of these is there, or an HR without its LR.
+        ValueError: a file name that cannot be an id, or two files with one id.
+    """
+    root = Path(root).expanduser().resolve()
+    hcp = sorted(root.glob("*/unprocessed/3T/T1w_MPR1/*_3T_T1w_MPR1.nii.gz"))
+    bids = sorted(p for p in root.glob("sub-*/**/anat/*_T1w.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    high = sorted(p for p in root.glob("HR/*.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    if hcp:
+        subjects = [_local(p.parents[3].name, p) for p in hcp]
+    elif bids:
+        subjects = [_local(_stem(p).removesuffix("_T1w"), p, p.relative_to(root).parts[0]) for p in bids]
+    elif high:
+        subjects = [_local(_stem(p), p) for p in high]
+        if (root / "LR").is_dir():
+            subjects = [replace(s, lr=str(root / "LR" / Path(s.member).name)) for s in subjects]
+        for lacking in (s for s in subjects if s.lr and not Path(s.lr).is_file()):
+            raise FileNotFoundError(
+                f"subject {lacking.id}: expected its LR at {lacking.lr}, found no such file"
+            )
+    else:
+        raise FileNotFoundError(
+            f"{root}: expected HCP's layout, BIDS (sub-*/anat/*_T1w.nii.gz) or HR/*.nii.gz, found none"
+        )
+    for subject_id, count in Counter(s.id for s in subjects).items():
+        if count > 1:
+            raise ValueError(f"{root}: expected one file for subject {subject_id}, found {count}")
+    return subjects
+
+
+def _local(subject_id: str, file: Path, group: str = "") -> Subject:
+    if not re.fullmatch(ID, subject_id):
+        raise ValueError(
+            f"subject {subject_id}: {file}: expected a name of letters, digits, '.', '-' or '_', "
+            f"found {subject_id!r}"
+        )
+    return Subject(subject_id, "local", str(file), group=group or subject_id)
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
 # ---- the Human Connectome Project ---------------------------------------------------------------------

@@ -8,6 +8,7 @@ from scipy import ndimage
 from sprl_utils.apply import sharpen, to_fine_grid
 from sprl_utils.cli import main
 from sprl_utils.kspace import crop_kspace, truncate_kspace, zero_fill
+from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import Generator, save_weights
 from sprl_utils.volumes import Volume, read_volume
 
@@ -156,3 +157,49 @@ def test_degrade_then_evaluate(tmp_path, capsys):
     assert "psnr: " in capsys.readouterr().out
     assert main(["evaluate", str(hr), str(hr)]) == 0
     assert "ssim: 1.0000" in capsys.readouterr().out
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+
+
+def test_a_manifest_of_bids_keeps_a_persons_sessions_together(tmp_path, capsys):
+    scans = [f"sub-{i:02d}/ses-{s}/anat/sub-{i:02d}_ses-{s}_T1w.nii.gz" for i in range(9) for s in (1, 2)]
+    touch(tmp_path, *scans, "sub-00/ses-1/anat/sub-00_ses-1_T2w.nii.gz", "derivatives/x_T1w.nii.gz")
+    out = tmp_path / "bids.csv"
+    assert main(["manifest", str(tmp_path), str(out)]) == 0
+    subjects = read_manifest(out)
+    assert len(subjects) == 18 and {s.group for s in subjects} == {f"sub-{i:02d}" for i in range(9)}
+    assert {s.split for s in subjects} == {"train", "validation", "evaluation", "test"}
+    assert "18 scans" in capsys.readouterr().out
+
+
+def test_a_manifest_of_hcp_and_of_pairs(tmp_path):
+    touch(
+        tmp_path / "hcp", *(f"{i}/unprocessed/3T/T1w_MPR1/{i}_3T_T1w_MPR1.nii.gz" for i in (100307, 100408))
+    )
+    assert main(["manifest", str(tmp_path / "hcp"), str(tmp_path / "hcp.csv")]) == 0
+    assert [s.id for s in read_manifest(tmp_path / "hcp.csv")] == ["100307", "100408"]
+    touch(tmp_path / "pairs", "HR/anna.nii.gz", "LR/anna.nii.gz", "HR/ben.nii")
+    assert main(["manifest", str(tmp_path / "pairs"), str(tmp_path / "pairs.csv")]) == 1  # ben has no LR
+    touch(tmp_path / "pairs", "LR/ben.nii")
+    assert main(["manifest", str(tmp_path / "pairs"), str(tmp_path / "pairs.csv")]) == 0
+    assert [s.lr for s in read_manifest(tmp_path / "pairs.csv")] == [
+        str(tmp_path / "pairs" / "LR" / name) for name in ("anna.nii.gz", "ben.nii")
+    ]
+
+
+def test_a_name_that_is_no_id_is_refused_before_anything_is_written(tmp_path, capsys):
+    touch(tmp_path, "HR/anna smith.nii.gz")
+    assert main(["manifest", str(tmp_path), str(tmp_path / "out.csv")]) == 1
+    assert "found 'anna smith'" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_folder_of_something_else_is_no_manifest(tmp_path, capsys):
+    touch(tmp_path, "notes.txt")
+    assert main(["manifest", str(tmp_path), str(tmp_path / "out.csv")]) == 1
+    assert "expected HCP's layout, BIDS" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
