@@ -7,6 +7,7 @@ started again goes on as if nothing had happened: bit for bit on a CPU in fp32.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,8 @@ from sprl_utils.patches import GridPatches, Prepared, RandomPatches, batch
 
 Patches = RandomPatches | GridPatches
 Report = Callable[[pd.DataFrame], None]
+#: Lock files of this process: closing one would let others in.
+_LOCKS: dict[Path, IO] = {}
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,8 @@ class Run:
         self.first, self.history, self.parts = 0, [], {}
         self._sums: dict[str, list[Tensor]] = {}
         out.mkdir(parents=True, exist_ok=True)
+        if fabric.is_global_zero:
+            _lock(out)
 
     def resume(self, parts: dict) -> None:
         """Restore all ``parts`` (modules, optimisers) from the checkpoint, if there is one of this run."""
@@ -419,6 +425,24 @@ class Run:
     def table(self) -> pd.DataFrame:
         """The history as a table, one row a checkpoint."""
         return pd.DataFrame(self.history)
+
+
+def _lock(out: Path) -> None:
+    """Keep other processes out of a run's folder for as long as this one lives; the system ends it.
+
+    Raises:
+        RuntimeError: another process trains there.
+    """
+    path = out.resolve().with_name(f".{out.name}.lock")
+    if path in _LOCKS:  # the same notebook, its cell run once more
+        return
+    file = open(path, "w")  # noqa: SIM115 (stays open: closing it ends the lock)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RuntimeError(f"run {out}: expected nobody training there, found another process") from None
+    _LOCKS[path] = file
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -200,6 +200,25 @@ def count_rows(path: Path) -> int:
     return max(0, len(path.read_text().splitlines()) - 1) if path.exists() else 0
 
 
+def test_a_second_process_is_kept_out_of_a_run_until_the_first_ends(heads, tmp_path):
+    out = tmp_path / "run"
+    code = (
+        f"from test_training import *; training._lock(Path({str(out)!r})); print('in', flush=True); input()"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, **pipes
+    ) as first:
+        assert first.stdout.readline() == "in\n"
+        with pytest.raises(RuntimeError, match="expected nobody training there, found another process"):
+            run_pretrain(tmp_path / "prepared", out)
+        assert not list(out.iterdir())
+        first.kill()
+    run_pretrain(tmp_path / "prepared", out)
+    assert (out / "generator.safetensors").exists()
+
+
 def test_a_finished_run_started_again_changes_nothing(heads, tmp_path):
     first = run_gan(tmp_path / "prepared", tmp_path / "run")
     before = (tmp_path / "run" / "generator.safetensors").read_bytes()
