@@ -95,10 +95,10 @@ def test_profile_fits_the_notebooks(profile):
 @each_profile
 def test_profile_opens_with_its_command_and_its_needs(profile):
     first, *rest = profile.read_text().splitlines()
-    default = "?" if profile.stem == "demo" else ""
-    command = (
-        "make bench" if profile.stem == "bench" else rf"make reproduce( PROFILE={profile.stem}){default}"
-    )
+    stem = profile.stem
+    command = rf"make reproduce( PROFILE={stem}){'?' if stem == 'demo' else ''}"
+    if stem in ("bench", "ablations", "comparison") or stem.startswith("study"):
+        command = "make bench" if stem == "bench" else "make study"
     assert re.match(rf"# {command}(\s|$)", first)
     assert any(line.startswith("# Needs: ") for line in rest)
 
