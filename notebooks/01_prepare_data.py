@@ -135,8 +135,8 @@ assert lr.shape == hr.shape and np.isfinite(lr).all()
 # Group averages are smooth, and single scans noisy: neither shows a network what a sharp, noiseless edge
 # looks like. *Ours*, after SynthSeg and SynthSR: the anatomy of a training head is bent at random, its
 # intensities become a few flat classes with random means, and texture, a bias field and noise are added.
-# These heads join the training split only, in the leakage group of the head they come from. The demo uses
-# none.
+# These heads join the training split only, in the leakage group of the head they come from. The demo makes
+# four.
 
 # %%
 if synthetic_heads:

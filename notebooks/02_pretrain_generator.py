@@ -37,15 +37,15 @@ rate_compressors = 0.3  # factor on the learning rate of the compressors
 rate_schedule = "cosine"  # "constant" or "cosine"
 rate_warmup = 4  # steps over which "cosine" rises
 average = 0.95  # decay of the running average of the weights; 0: off
-fit_patches = 4  # patches to which the reconstruction is fitted before the first step; 0: off
-ridge = 0.3  # weight of the ridge in that fit
 model = "mDCSRN"  # or a comparator: "DCSRN", "SRResNet", "FSRCNN"
-init = "identity"  # "identity", "edges" or the original project's "kaiming"
+init = "edges"  # "edges", "identity" or the original project's "kaiming"
+start_weights = ""  # path of a generator to go on from (fine-tuning); empty: a new one
 pretrain_every = 8  # steps between checkpoints, each with a look at the validation patches
 validation_patches = 4  # number of fixed validation cubes
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
+devices = 1  # more than one: as many processes, started by torchrun, `batch_size` cubes in each
 
 # %%
 # %matplotlib inline
@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sprl_utils import figures, training
+from sprl_utils import figures, stages, training
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -76,8 +76,9 @@ figures.banner(profile)
 #
 # $$x_i = B_i\!\left(C_i[x_0, x_1, \dots, x_{i-1}]\right), \qquad \mathrm{SR} = R[x_0, \dots, x_4].$$
 #
-# There is no up-sampling and no global skip. `init="identity"` is *ours*: one map of the first conv passes
-# the input through, and $R$ reads that map alone, so training starts at the LR image instead of at noise.
+# There is no up-sampling and no global skip. The start is *ours*: one map of the first conv passes the input
+# through, and $R$ reads that map alone, so training starts at the LR image instead of at noise. With
+# `init="edges"` all other 3x3x3 kernels have mean 0: their maps hold edges and no brightness.
 
 # %%
 generator = make_generator(model, init)
@@ -113,10 +114,8 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 # $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|$$
 #
 # *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes a step; the demo has minutes. *Ours*
-# can begin with a fit in closed form (`fit_patches`): while all other layers are still random, ridge
-# regression of $\mathrm{HR} - \mathrm{LR}$ on the 416 maps that $R$ reads already recovers part of what is
-# missing (`training.fit_reconstruction`). Adam goes on from there, with lower rates for the layers that read
-# hundreds of maps, and the weights are averaged. `CONTRIBUTING.md` says how these settings were chosen.
+# has lower rates for the layers that read hundreds of maps, a cosine schedule, and averaged weights.
+# `CONTRIBUTING.md` says how these settings were chosen.
 #
 # Stop the cell or kill the kernel whenever you like: started again it goes on from the last checkpoint,
 # and on a CPU in fp32 ends with the very same bits.
@@ -126,21 +125,25 @@ fabric = training.make_fabric(device, precision)
 plan = training.PretrainSettings(
     steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
     rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
-    rate_warmup=rate_warmup, average=average, model=model, init=init, fit_patches=fit_patches, ridge=ridge,
-    seed=seed, every=pretrain_every)
+    rate_warmup=rate_warmup, average=average, model=model, init=init, seed=seed, every=pretrain_every)
 curve = figures.LiveCurve({"L1": ["train_l1", "l1"], "PSNR (dB)": ["psnr"], "SSIM": ["ssim"]})
-history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve)
+if devices > 1:
+    history = stages.in_processes("pretrain", globals(), devices, curve)
+else:
+    history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve,
+                                root / start_weights if start_weights else None)
 
 # %% [markdown]
 # **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr`
 # and `ssim` are measured on the fixed validation patches with the averaged weights. Training loss is noisy
 # because every step sees other patches. The table compares with zero-filled LR on the same patches: in the
-# demo's few hundred steps the network may well end below it there.
+# demo's few hundred steps the network may well end below it there. Fine-tuning begins with a row at step 0.
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)
 pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
-              {"image": "SR, last checkpoint", **history.iloc[-1][list(lr_scores)]}]).round(4)
+              *({"image": f"SR, step {history['step'].iloc[i]:.0f}", **history.iloc[i][list(lr_scores)]}
+                for i in (0, -1))]).round(4)
 
 # %% [markdown]
 # ## Along the way
@@ -165,8 +168,10 @@ figures.plt.close(figure)
 history.to_csv(results / "pretrain_history.csv", index=False)
 outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patch_size": patch_size,
-        "patches": patches, "flips": flips, "validation_patches": validation_patches, **process}
-write_json(results / "02_environment.json", environment(used, outputs=outputs))
+        "patches": patches, "flips": flips, "validation_patches": validation_patches, "processes": devices,
+        **process}
+inputs = [root / start_weights] if start_weights else []
+write_json(results / "02_environment.json", environment(used, inputs=inputs, outputs=outputs))
 
 # %% [markdown]
 # ## Recap

@@ -47,12 +47,13 @@ validation_crop = [32, 48, 48]  # central box that is validated; empty: the whol
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
+devices = 1  # more than one: as many processes, started by torchrun, `batch_size` cubes in each
 
 # %%
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import figures, training
+from sprl_utils import figures, stages, training
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -124,8 +125,11 @@ plan = training.GanSettings(
 panels = {"Wasserstein estimate": ["wasserstein"], "gradient penalty": ["penalty"], "L1 of G": ["l1"],
           "mean change of G's weights": ["weight_change"]}
 curve = figures.LiveCurve(panels)
-history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
-                             curve)
+if devices > 1:
+    history = stages.in_processes("gan", globals(), devices, curve)
+else:
+    history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
+                                 curve)
 
 # %% [markdown]
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
@@ -163,7 +167,7 @@ figures.plt.close(figure)
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,
-        "flips": flips, "validation_crop": validation_crop, **process}
+        "flips": flips, "validation_crop": validation_crop, "processes": devices, **process}
 write_json(results / "03_environment.json", environment(used, inputs=[start], outputs=outputs))
 
 # %% [markdown]

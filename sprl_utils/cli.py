@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ from sprl_utils.apply import factors_for, sharpen, to_fine_grid
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, load_generator
-from sprl_utils.provenance import tune_process
+from sprl_utils.profiles import check_profile, read_profile
+from sprl_utils.provenance import repo_root, tune_process
+from sprl_utils.stages import NOTEBOOKS, parameters_of, processes_command, run_stage
 from sprl_utils.training import fabric_dtype, make_fabric
 from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
 
@@ -81,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("--force", action="store_true", help="overwrite a file that is there")
     degrade.set_defaults(run=_degrade)
 
+    train = commands.add_parser("train", help="train on what 01_prepare_data prepared, without a notebook")
+    train.add_argument("profile", help="one of notebooks/profiles/, or a YAML file of parameters")
+    train.add_argument("--stage", default="pretrain", choices=tuple(NOTEBOOKS), help="(default: pretrain)")
+    train.add_argument("--devices", type=int, default=1, help="processes on this machine, a GPU each (1)")
+    train.set_defaults(run=_train)
+
     manifest = commands.add_parser("manifest", help="list the scans of a folder, with splits")
     manifest.add_argument("root", type=Path, help="HCP's layout, BIDS, or HR/ with or without LR/")
     manifest.add_argument("output", type=Path, help="CSV, read by the notebooks")
@@ -141,6 +151,27 @@ def _degrade(args: argparse.Namespace) -> int:
     hr = read_volume(args.hr)
     lr = truncate_kspace(hr.data, [args.keep if a in args.axes else None for a in range(3)])
     write_volume(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    if args.devices > 1 and "LOCAL_RANK" not in os.environ:
+        arguments = ["train", args.profile, "--stage", args.stage]
+        command, environment = processes_command(arguments, args.devices)
+        if subprocess.run(command, env=environment).returncode:
+            raise ChildProcessError(
+                f"expected {args.devices} processes to finish, found one that failed or was killed; "
+                "started again, training goes on from the last checkpoint"
+            )
+        return 0
+    path = Path(args.profile)
+    if path.suffix != ".yaml":
+        notebooks = repo_root() / "notebooks"
+        path = notebooks / "profiles" / f"{args.profile}.yaml"
+        check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
+    history = run_stage(args.stage, parameters_of(args.stage, read_profile(path)))
+    if os.environ.get("RANK", "0") == "0":
+        print(history.dropna(axis=1, how="all").tail(1).to_string(index=False))
     return 0
 
 

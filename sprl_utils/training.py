@@ -7,6 +7,7 @@ started again goes on as if nothing had happened: bit for bit on a CPU in fp32.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -54,9 +55,6 @@ class PretrainSettings:
         rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
         average: decay of the running average of the weights that is validated and saved; 0: the weights
             themselves.
-        fit_patches, ridge: before the first step, fit the reconstruction in closed form to so many patches;
-            see `fit_reconstruction`. BatchNorm then keeps the statistics of that fit. 0: off, as in the
-            paper.
         every: steps between checkpoints, each with a line of history and a look at the validation patches.
         norm_patches: BatchNorm takes its statistics from so many patches before the first step, and keeps
             them. 0: they are each batch's own, as in the paper.
@@ -72,8 +70,6 @@ class PretrainSettings:
     average: float = 0.0
     model: str = "mDCSRN"
     init: str = "kaiming"
-    fit_patches: int = 0
-    ridge: float = 0.3
     seed: int = 0
     every: int = 1000
     norm_patches: int = 0
@@ -82,10 +78,6 @@ class PretrainSettings:
         if self.rate_schedule not in ("constant", "cosine"):
             raise ValueError(
                 f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}"
-            )
-        if self.fit_patches and self.model != "mDCSRN":
-            raise ValueError(
-                f"training: fit_patches must be 0 for model {self.model!r}: only mDCSRN is fitted"
             )
 
 
@@ -139,10 +131,8 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     return rising * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
-def make_fabric(
-    device: str = "auto", precision: str = "auto", devices: int = 1, num_nodes: int = 1
-) -> Fabric:
-    """Lightning Fabric: where and in what precision to train.
+def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
+    """Lightning Fabric: where and in what precision to train, in one process or in all that torchrun started.
 
     ``precision="auto"`` takes bfloat16 where the hardware multiplies it (CUDA, CPUs with AVX512-BF16 or AMX),
     else fp32: a CPU that has to emulate it is hundreds of times slower.
@@ -150,7 +140,9 @@ def make_fabric(
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if precision == "auto":
         precision = "bf16-mixed" if accelerator == "cuda" or _cpu_multiplies_bf16() else "32-true"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    nodes = int(os.environ.get("WORLD_SIZE", 1)) // devices
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric
 
@@ -185,6 +177,7 @@ def pretrain(
     settings: PretrainSettings,
     fabric: Fabric,
     report: Report | None = None,
+    start: Path | None = None,
 ) -> pd.DataFrame:
     """Pretrain a generator with L1; ``out`` gets ``generator.safetensors``, ``history.csv``, ``examples/``.
 
@@ -193,32 +186,43 @@ def pretrain(
         validation: patches of the validation heads, of which numbers 0 ... ``validation_count - 1`` are
             looked at.
         report: called with the history at each checkpoint (a live curve).
+        start: weights to go on from (fine-tuning) in place of ``settings.init``; the history then begins with
+            their scores, at step 0.
 
     Returns:
         The history: step, train_l1 (mean since the row before), and l1, psnr, ssim on the validation patches.
+
+    Several processes see ``batch_size`` patches each. On CUDA they share BatchNorm's statistics; on CPUs each
+    takes those of its own patches, unless ``norm_patches`` keeps them fixed.
+
+    Raises:
+        ValueError: ``start`` holds another model than the settings name.
     """
     torch.manual_seed(settings.seed)
-    generator = channels_last(make_generator(settings.model, settings.init))
+    generator = channels_last(_start_of(settings, start))
+    if fabric.world_size > 1 and fabric.device.type == "cuda" and not settings.norm_patches:
+        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     average = channels_last(make_generator(settings.model)).requires_grad_(False)
     optimizer = torch.optim.Adam(_rate_groups(generator, settings), lr=settings.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)
     average = fabric.to_device(average)
-    run = Run(Path(out), fabric, settings, [train, validation], report)
+    sources = [train, validation, *([_hash(start)] if start else [])]
+    run = Run(Path(out), fabric, settings, sources, report)
     run.resume({"generator": generator, "average": average, "optimizer": optimizer})
     if run.first == 0:
-        if settings.fit_patches:
-            fit_reconstruction(generator, train, settings.fit_patches, settings.ridge)
         if settings.norm_patches:
             lr, _ = batch(train, 2**30, settings.norm_patches)
             set_batchnorm(generator, list(fabric.to_device(lr)[:, 0]))
         average.load_state_dict(generator.state_dict())
+        if start:
+            run.record(-1, **validate_patches(average, validation, validation_count, fabric, run.out, -1))
 
     for step in run.steps(settings.steps, "pretraining"):
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * learning_rate(step, settings)
         lr, hr = _batch(train, step, settings.batch_size, fabric)
-        model.train(not (settings.fit_patches or settings.norm_patches))
+        model.train(not settings.norm_patches)
         loss = losses.l1_loss(model(lr), hr)
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -269,8 +273,7 @@ def train_gan(
     d_model, d_optimizer = fabric.setup(
         discriminator, torch.optim.Adam(discriminator.parameters(), settings.learning_rate)
     )
-    start_hash = hashlib.sha256(Path(start).read_bytes()).hexdigest()
-    run = Run(Path(out), fabric, settings, [train, start_hash], report)
+    run = Run(Path(out), fabric, settings, [train, _hash(start)], report)
     run.resume(
         {
             "generator": generator,
@@ -290,12 +293,13 @@ def train_gan(
         if updated == "D":
             with torch.no_grad():
                 sr = g_model(lr)
-            share = torch.rand(len(hr)).to(hr.device)
+            share = _shares(len(hr), fabric).to(hr.device)
             loss, parts = losses.discriminator_loss(d_model, hr, sr, share, settings.penalty_weight)
             optimizer = d_optimizer
         else:
             discriminator.requires_grad_(False)
-            loss, parts = losses.generator_loss(d_model, g_model(lr), hr, settings.adversarial_weight)
+            with _without_sync(d_model, fabric):  # D gets no gradient here: nothing to wait for
+                loss, parts = losses.generator_loss(d_model, g_model(lr), hr, settings.adversarial_weight)
             optimizer = g_optimizer
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -328,9 +332,9 @@ class Run:
         report: Report | None,
     ):
         self.out, self.fabric, self.report = out, fabric, report
-        self.fingerprint = _fingerprint(settings, sources)
+        self.fingerprint = _fingerprint(settings, sources) | {"processes": fabric.world_size}
         # What a checkpoint that is older than a setting was made with.
-        self.defaults = asdict(type(settings)(steps=0))
+        self.defaults = asdict(type(settings)(steps=0)) | {"processes": 1}
         self.checkpoint = out / "checkpoint.pt"
         self.first, self.history, self.parts = 0, [], {}
         self._sums: dict[str, list[Tensor]] = {}
@@ -341,6 +345,10 @@ class Run:
     def resume(self, parts: dict) -> None:
         """Restore all ``parts`` (modules, optimisers) from the checkpoint, if there is one of this run."""
         self.parts = parts
+        with self.fabric.rank_zero_first():  # it may move the folder aside
+            self._read()
+
+    def _read(self) -> None:
         if not self.checkpoint.exists():
             return
         state = read_checkpoint(self.checkpoint)
@@ -355,7 +363,7 @@ class Run:
                 f"moved it to {aside.name} and starting anew"
             )
             return
-        for name, part in parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random_state"])
         self.first, self.history = state["step"] + 1, state["history"]
@@ -380,7 +388,12 @@ class Run:
         return (step + 1) % every == 0 or step + 1 == total
 
     def note(self, step: int, **values: Tensor) -> None:
-        """Keep a step's losses for the mean in the next row; a loss that is not finite ends the run."""
+        """Keep a step's losses for the mean in the next row; a loss that is not finite ends the run.
+
+        With several processes, of the mean over them.
+        """
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="mean")
         for name, value in values.items():
             if not bool(torch.isfinite(value)):
                 raise FloatingPointError(
@@ -487,44 +500,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 @torch.no_grad()
-def fit_reconstruction(generator: Generator, patches: Patches, count: int, ridge: float) -> None:
-    """Fit the last 1x1x1 conv in closed form, so that training starts where random maps already help.
-
-    First BatchNorm takes its statistics from the patches. Then, with ``f`` the 416 maps that the
-    reconstruction ``r`` reads at a voxel and ``h`` that voxel's HR value, ridge regression finds the change
-    ``w`` of ``r`` that minimises ``mean(((r + w) f - h)^2) + ridge * sum(w_i^2 mean(f_i^2))``.
-
-    The cubes are larger than training patches by what the network sees around them, if the heads allow:
-    the zero padding at a cube's faces is nothing that a whole volume has inside.
-
-    Args:
-        patches: training patches, whose subjects, size and seed are used; their numbers are others than
-            training's.
-    """
-    edge = patches.patch_size + 2 * generator.receptive_radius
-    edge = min(edge, *(n for s in patches.subjects for n in s.shape))
-    inner = (slice((edge - patches.patch_size) // 2, (edge + patches.patch_size) // 2),) * 3
-    cubes = [RandomPatches(patches.subjects, edge, patches.seed).patch(2**31 + i) for i in range(count)]
-    device = generator.recon.weight.device
-    pairs = [tuple(torch.from_numpy(image).to(device) for image in cube) for cube in cubes]
-    set_batchnorm(generator, [lr[inner] for lr, _ in pairs])
-    n = generator.recon.weight.shape[1]
-    gram, right, voxels = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), 0
-    for lr, hr in pairs:
-        maps, sr = _maps_and_output(generator, lr[None, None])
-        f, residual = maps[0][:, *inner].flatten(1), (hr - sr[0, 0])[inner].flatten()  # (416, v), (v,)
-        gram += (f @ f.T).double().cpu()
-        right += (f @ residual).double().cpu()
-        voxels += len(residual)
-    penalty = ridge * torch.diag(gram.diagonal()) + 1e-12 * voxels * torch.eye(n)
-    change = torch.linalg.solve(gram + penalty, right)
-    generator.recon.weight += change.float().to(device).view(1, n, 1, 1, 1)
-
-
-@torch.no_grad()
 def set_batchnorm(generator: Generator, images: Sequence[Tensor]) -> None:
     """Give BatchNorm the mean statistics of ``images``, each ``(D, H, W)``, and leave it in eval mode."""
-    norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [m for m in generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momentum = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -535,19 +513,6 @@ def set_batchnorm(generator: Generator, images: Sequence[Tensor]) -> None:
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
     generator.eval()
-
-
-def _maps_and_output(generator: Generator, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The maps that the reconstruction reads ``(1, 416, D, H, W)``, and what it makes of them."""
-    maps: list[Tensor] = []
-    sources = [generator.conv0] + [getattr(generator, f"block{i}") for i in range(generator.blocks)]
-    hooks = [m.register_forward_hook(lambda _m, _i, out: maps.append(out)) for m in sources]
-    try:
-        sr = generator(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.cat(maps, dim=1), sr
 
 
 @torch.no_grad()
@@ -612,6 +577,30 @@ def _batch(patches: Patches, step: int, batch_size: int, fabric: Fabric) -> tupl
     """This process's LR and HR of a step, on its device."""
     pair = batch(patches, step, batch_size, fabric.global_rank, fabric.world_size)
     return fabric.to_device(pair)
+
+
+def _start_of(settings: PretrainSettings, start: Path | None) -> nn.Module:
+    """The generator that training begins with."""
+    if not start:
+        return make_generator(settings.model, settings.init)
+    generator, expected = load_generator(start), type(make_generator(settings.model))
+    if not isinstance(generator, expected):
+        raise ValueError(f"weights {start}: expected {settings.model}, found {type(generator).__name__}")
+    return generator
+
+
+def _shares(count: int, fabric: Fabric) -> Tensor:
+    """This process's part of the random numbers that one process would draw for all patches of the step."""
+    return torch.rand(fabric.world_size, count)[fabric.global_rank]
+
+
+def _without_sync(model: nn.Module, fabric: Fabric) -> contextlib.AbstractContextManager:
+    """Several processes: do not wait for gradients of ``model``, which a step that gives none never ends."""
+    return fabric.no_backward_sync(model) if fabric.world_size > 1 else contextlib.nullcontext()
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _rate_groups(generator: Generator, settings: PretrainSettings) -> list[dict]:

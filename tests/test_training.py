@@ -126,33 +126,16 @@ def test_pretraining_learns_to_undo_a_gain(tmp_path):
     assert history["l1"].iloc[-1] < 0.7 * history["train_l1"].iloc[0]
 
 
-def test_the_reconstruction_is_fitted_to_what_its_maps_can_say(tmp_path):
-    """HR is half of LR: the identity's own map explains that alone; an unpenalised fit nearly finds it."""
-    head = write_prepared(tmp_path, "train-head", "train", make_head())
-    np.save(head.folder / "hr.npy", np.load(head.folder / "lr.npy") / 2)
-    patches = RandomPatches([head], 16, seed=0)
-    torch.manual_seed(0)
-    generator = Generator(init="identity")
-    training.fit_reconstruction(generator, patches, 6, ridge=1e-6)
-    lr, hr = (torch.from_numpy(p)[None, None] for p in RandomPatches([head], 38, seed=0).patch(3))
-    inner = (..., slice(11, 27), slice(11, 27), slice(11, 27))  # the rim sees padding, the fit does not
-    with torch.no_grad():
-        assert (generator(lr) - hr)[inner].abs().mean() < 1e-3 * (lr - hr)[inner].abs().mean()
-    bound = Generator(init="identity")
-    training.fit_reconstruction(bound, patches, 6, ridge=1e9)
-    torch.testing.assert_close(bound.recon.weight, Generator(init="identity").recon.weight, atol=1e-6, rtol=0)
-
-
-def test_a_fitted_run_is_resumed_without_a_second_fit(heads, tmp_path, monkeypatch):
+def test_frozen_batchnorm_is_set_once_and_survives_a_resumed_run(heads, tmp_path, monkeypatch):
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
-    run_pretrain(tmp_path / "prepared", whole, fit_patches=3)
+    run_pretrain(tmp_path / "prepared", whole, norm_patches=3)
     save = training.Run.save
     monkeypatch.setattr(training.Run, "save", lambda self, step: (save(self, step), 1 / (step < 5)))
     with pytest.raises(ZeroDivisionError):
-        run_pretrain(tmp_path / "prepared", stopped, fit_patches=3)
+        run_pretrain(tmp_path / "prepared", stopped, norm_patches=3)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "fit_reconstruction", None)
-    run_pretrain(tmp_path / "prepared", stopped, fit_patches=3)
+    monkeypatch.setattr(training, "set_batchnorm", None)
+    run_pretrain(tmp_path / "prepared", stopped, norm_patches=3)
     assert same_files(whole, stopped, ["generator.safetensors", "history.csv"])
 
 

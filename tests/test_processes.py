@@ -1,0 +1,146 @@
+"""Several processes on one machine (gloo): what they learn, and what happens when one of them dies."""
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from conftest import make_head, write_prepared
+from test_training import RUNS, count_rows, same_files
+
+from sprl_utils import profiles, stages, training
+from sprl_utils.cli import main
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCES = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.py"))
+FROZEN = {"pretrain": {"norm_patches": 3}, "gan": {}}  # the GAN stage never changes BatchNorm's statistics
+
+
+def in_two(stage: str, prepared: Path, out: Path, **changes) -> subprocess.Popen:
+    """The run of test_training in two processes with half the batch in each."""
+    changes = {**FROZEN[stage], "batch_size": 1, **changes}
+    code = out.with_name(f"{out.name}.py")
+    paths = [str(REPOSITORY), str(REPOSITORY / "tests")]
+    code.write_text(
+        f"import sys; sys.path[:0] = {paths}\nfrom test_training import *\n"
+        f"RUNS[{stage!r}](Path({str(prepared)!r}), Path({str(out)!r}), **{changes!r})"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(code)]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen) -> str:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()[-2000:]
+    return errors.decode()
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_two_processes_learn_what_one_learns_from_the_doubled_batch(stage, heads, tmp_path):
+    """Adam's first moments are averages of the gradients; the discriminator's hold the gradient penalty."""
+    prepared, one, two = (tmp_path / name for name in ("prepared", "one", "two"))
+    RUNS[stage](prepared, one, batch_size=2, **FROZEN[stage])
+    finish(in_two(stage, prepared, two))
+    alone, shared = (training.read_checkpoint(out / "checkpoint.pt") for out in (one, two))
+    for optimizer in (name for name in alone if "optimizer" in name):
+        gradients = [state[optimizer]["state"].values() for state in (alone, shared)]
+        for a, b in zip(*gradients, strict=True):
+            a, b = a["exp_avg"], b["exp_avg"]
+            assert (a - b).abs().max() <= 1e-3 * a.abs().max(), optimizer
+    for network in (name for name in alone if name in ("generator", "discriminator")):
+        for key, value in alone[network].items():
+            torch.testing.assert_close(shared[network][key], value, rtol=1e-3, atol=1e-5)
+    columns = {column: float for column in ("train_l1", "wasserstein", "penalty", "l1")}
+    histories = [pd.read_csv(out / "history.csv", dtype=columns) for out in (one, two)]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-3)
+
+
+def test_one_process_is_killed_and_the_run_goes_on_from_its_checkpoint(heads, tmp_path):
+    prepared, whole, killed = (tmp_path / name for name in ("prepared", "whole", "killed"))
+    finish(in_two("pretrain", prepared, whole, steps=40))
+    run = in_two("pretrain", prepared, killed, steps=40)
+    while run.poll() is None and count_rows(killed / "history.csv") < 2:
+        time.sleep(0.01)
+    workers = [p for p in psutil.Process(run.pid).children(recursive=True) if "killed.py" in p.cmdline()[-1]]
+    workers[-1].send_signal(signal.SIGKILL)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and "Signal 9 (SIGKILL)" in errors.decode()
+    assert not any(worker.is_running() for worker in workers), "a process outlived the run"
+    assert 0 < training.read_checkpoint(killed / "checkpoint.pt")["step"] < 39
+    finish(in_two("pretrain", prepared, killed, steps=40))
+    assert same_files(whole, killed, ["generator.safetensors", "history.csv"])
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A checkout with its own runs/, in which one profile is prepared."""
+    for name in ("sprl_utils", "notebooks"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    prepared = tmp_path / "runs" / "tiny" / "prepared"
+    for i, split in enumerate(("train", "validation")):
+        write_prepared(prepared, split, split, make_head(seed=i))
+    (prepared / "index.json").write_text('["train", "validation"]')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TINY = {
+    "profile": "tiny",
+    "pretrain_steps": 2,
+    "gan_steps": 2,
+    "gan_warmup": 1,
+    "d_per_g": 1,
+    "discriminator_width": 2,
+    "device": "cpu",
+    "precision": "32-true",
+}
+
+
+def test_sprl_train_and_the_notebook_start_the_same_thing(checkout, capfd):
+    plan = checkout / "tiny.yaml"
+    plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
+    assert main(["train", str(plan)]) == 0
+    assert main(["train", str(plan), "--stage", "gan", "--devices", "2"]) == 0
+    assert "weight_change" in capfd.readouterr().out
+    shell = training.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
+    (checkout / "runs/tiny/gan").rename(checkout / "shell")
+    shown = []
+    everything = profiles.all_parameters(SOURCES) | TINY | {"another": object()}
+    history = stages.in_processes("gan", everything, 2, shown.append)
+    pd.testing.assert_frame_equal(history, pd.read_csv(checkout / "shell" / "history.csv"))
+    again = training.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
+    assert again["fingerprint"] == shell["fingerprint"] and again["fingerprint"]["processes"] == 2
+
+
+def test_processes_that_fail_are_reported_in_one_line(checkout, capfd):
+    plan = checkout / "tiny.yaml"
+    plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
+    assert main(["train", str(plan), "--stage", "gan", "--devices", "2"]) == 1
+    assert "sprl train: expected 2 processes to finish, found one that failed" in capfd.readouterr().err
+    with pytest.raises(RuntimeError, match=r"expected 2 processes .* see runs/tiny/gan.log"):
+        stages.in_processes("gan", profiles.all_parameters(SOURCES) | TINY, 2)
+    assert "pretrain/generator.safetensors: expected" in (checkout / "runs/tiny/gan.log").read_text()
+
+
+@pytest.mark.parametrize("stage", stages.NOTEBOOKS)
+@pytest.mark.parametrize(
+    "profile", sorted((REPOSITORY / "notebooks/profiles").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_settings_are_those_that_the_notebook_writes_out(stage, profile):
+    """The notebook's own expression, evaluated with the profile's parameters."""
+    notebook = ast.parse((REPOSITORY / "notebooks" / stages.NOTEBOOKS[stage]).read_text())
+    plan = next(
+        node.value
+        for node in ast.walk(notebook)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "plan"
+    )
+    parameters = stages.parameters_of(stage, profiles.read_profile(profile))
+    told = eval(compile(ast.Expression(plan), "plan", "eval"), {"training": training, **parameters})
+    assert stages.settings_of(stage, parameters) == told
