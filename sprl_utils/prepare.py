@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 from sprl_utils.kspace import original_lr, truncate_kspace
 from sprl_utils.manifest import Subject
@@ -93,18 +95,59 @@ def write_prepared(folder: Path, subject: Subject, arrays: dict, facts: dict, ma
 
 
 def prepare_all(
-    subjects: Sequence[Subject], files: dict[str, list[Path]], out: Path, recipe: Recipe, jobs: int = 1
+    subjects: Sequence[Subject],
+    files: dict[str, list[Path]],
+    out: Path,
+    recipe: Recipe,
+    jobs: int = 1,
+    stop_at_failure: bool = False,
+    dask_address: str = "",
+    log: Callable[[str], object] = print,
 ) -> list[Prepared]:
     """Prepare subjects, ``jobs`` at a time, and write ``out/index.json``, the list that later stages read.
 
+    Subjects that cannot be prepared are left out, each with a line to ``log`` at the end.
+
     Args:
-        files: subject id -> its HR files, as `sprl_utils.manifest.fetch_all` returns them.
+        files: subject id -> its HR files, as `sprl_utils.fetch.fetch_all` returns them.
+        stop_at_failure: raise the first failure instead.
+        dask_address: scheduler of a Dask cluster whose workers see the same folders; empty: this machine.
     """
-    ready = Parallel(n_jobs=jobs)(delayed(prepare_subject)(s, files[s.id], out, recipe) for s in subjects)
+    with _workers(dask_address):
+        tries = Parallel(n_jobs=-1 if dask_address else jobs)(
+            delayed(_try)(s, files[s.id], out, recipe, stop_at_failure) for s in subjects
+        )
+    for subject, result in zip(subjects, tries, strict=True):
+        if isinstance(result, str):
+            log(f"not prepared: {subject.id}: {result}")
+    ready = [result for result in tries if isinstance(result, Prepared)]
+    out.mkdir(parents=True, exist_ok=True)
     beside = out / f".index.json.{os.getpid()}.tmp"
-    beside.write_text(json.dumps([s.id for s in subjects]))
+    beside.write_text(json.dumps([p.meta["id"] for p in ready]))
     os.replace(beside, out / "index.json")
     return ready
+
+
+def _try(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe, stop: bool) -> Prepared | str:
+    """The prepared subject, or what is wrong with it."""
+    try:
+        return prepare_subject(subject, files, out, recipe)
+    except (OSError, ValueError) as error:
+        if stop or getattr(error, "errno", None) == errno.ENOSPC:  # a full disk is no fault of the subject
+            raise
+        return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def _workers(dask_address: str) -> Iterator[None]:
+    """joblib's processes on this machine, or those of a Dask cluster."""
+    if not dask_address:
+        yield
+        return
+    from distributed import Client  # no one else needs it
+
+    with Client(dask_address), parallel_config("dask"):
+        yield
 
 
 def load_prepared(out: Path, split: str) -> list[Prepared]:

@@ -1,17 +1,15 @@
-"""The manifest: what it reads, refuses, splits and fetches. No network: pip is given a folder."""
+"""The manifest: what it reads, refuses, and splits."""
 
 import hashlib
 import os
 import random
-import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from sprl_utils import manifest
-from sprl_utils.manifest import SourceUnavailable, Subject
+from sprl_utils.manifest import Subject
 
 DEMO = Path(__file__).parents[1] / "data_manifest" / "demo.csv"
 HEAD = b"a head"
@@ -190,95 +188,6 @@ def test_bad_hcp(tmp_path):
         manifest.hcp_subjects(tmp_path, write_csv(tmp_path, "Subject,\n,\n"))
     with pytest.raises(FileNotFoundError, match="none.csv: expected a CSV file, found none"):
         manifest.hcp_subjects(tmp_path, tmp_path / "none.csv")
-
-
-# ---- fetch --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """A folder that pip takes for its only index, with one wheel in it; the real pip does the rest."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "heads-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("heads/t1.nii", HEAD)
-        wheel.writestr("heads/t2.nii", HEAD)
-        wheel.writestr("heads-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: heads\nVersion: 1.0\n")
-        wheel.writestr("heads-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("heads-1.0.dist-info/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-def wheel_head(subject_id="one", member="heads/t1.nii", source="pypi:heads==1.0", sha256=SHA):
-    return Subject(subject_id, source, member, sha256=sha256, group=subject_id)
-
-
-def test_fetch_then_cache_then_repair(tmp_path, index, monkeypatch):
-    cache = tmp_path / "cache"
-    (file,) = manifest.fetch(wheel_head(), cache)
-    assert file == cache / "one" / "t1.nii"
-    assert file.read_bytes() == HEAD
-    assert os.listdir(cache / "one") == ["t1.nii"]
-
-    file.write_bytes(b"a hea")
-    with pytest.warns(UserWarning, match="subject one: cached .*t1.nii: expected sha256 .*fetching it again"):
-        manifest.fetch(wheel_head(), cache)
-    assert file.read_bytes() == HEAD
-
-    monkeypatch.setattr(manifest, "_download", None)  # a full cache needs no pip
-    with warnings.catch_warnings(action="error"):
-        assert manifest.fetch(wheel_head(), cache) == [file]
-
-
-def test_fetch_all_downloads_each_package_once(tmp_path, index, monkeypatch):
-    sources = []
-    download = manifest._download
-    monkeypatch.setattr(manifest, "_download", lambda *asked: sources.append(asked[0]) or download(*asked))
-    (tmp_path / "c.nii").write_bytes(HEAD)
-    heads = [
-        wheel_head(),
-        Subject("own", "local", str(tmp_path / "c.nii"), sha256=SHA),
-        wheel_head("two", "heads/t2.nii;heads/t1.nii", sha256=f"{SHA};{SHA}"),
-    ]
-    found = manifest.fetch_all(heads, tmp_path / "cache")
-    assert list(found) == ["one", "own", "two"]
-    assert [file.name for file in found["two"]] == ["t2.nii", "t1.nii"]
-    assert sources == ["pypi:heads==1.0"]
-
-
-def test_wrong_download_leaves_nothing(tmp_path, index):
-    cache = tmp_path / "cache"
-    with pytest.raises(ValueError, match=f"subject one: heads/t1.nii .*expected sha256 0{{64}}, found {SHA}"):
-        manifest.fetch(wheel_head(sha256="0" * 64), cache)
-    with pytest.raises(ValueError, match="subject one: pypi:heads.*: expected .* heads/t3.nii, found none"):
-        manifest.fetch(wheel_head(member="heads/t3.nii"), cache)
-    assert not list(cache.rglob("*.*"))
-
-
-def test_unavailable_package(tmp_path, index, monkeypatch):
-    with pytest.raises(SourceUnavailable, match="pypi:heads==2.0: expected .*, found none"):
-        manifest.fetch_all([wheel_head(source="pypi:heads==2.0")], tmp_path)
-    monkeypatch.setattr(manifest.shutil, "which", lambda name: None)
-    needs_npm = wheel_head("bb1", source="npm:heads@1.0")
-    with pytest.raises(SourceUnavailable, match="npm:heads@1.0: expected npm on this machine, found none"):
-        manifest.fetch(needs_npm, tmp_path)
-    lines = []
-    assert list(manifest.fetch_all([needs_npm, wheel_head()], tmp_path, log=lines.append)) == ["one"]
-    assert lines == ["skipped bb1: npm:heads@1.0: expected npm on this machine, found none"]
-
-
-def test_local_files(tmp_path):
-    (tmp_path / "a.nii").write_bytes(HEAD)
-    a = Subject("a", "local", str(tmp_path / "a.nii"))
-    assert manifest.fetch(a, tmp_path) == [tmp_path / "a.nii"]
-    with pytest.raises(FileNotFoundError, match="subject b: expected .*b.nii, found no such file"):
-        manifest.fetch(Subject("b", "local", str(tmp_path / "b.nii")), tmp_path)
-    with pytest.raises(FileNotFoundError, match="subject a: expected .*lr.mat, found no such file"):
-        manifest.fetch(Subject("a", "local", a.member, lr=str(tmp_path / "lr.mat")), tmp_path)
-    with pytest.raises(ValueError, match=f"subject a: .*a.nii: expected sha256 1{{64}}, found {SHA}"):
-        manifest.fetch(Subject("a", "local", a.member, sha256="1" * 64), tmp_path)
 
 
 def test_whole_groups_move_to_another_split():

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import make_head
+from distributed import LocalCluster
 
 from sprl_utils.manifest import Subject
 from sprl_utils.prepare import Recipe, load_prepared, prepare_all, prepare_subject
@@ -87,13 +88,35 @@ def test_what_is_there_is_kept_until_recipe_or_file_change(tmp_path, scan):
     assert not np.array_equal(prepare_subject(subject_of(scan), [scan], out, Recipe(keep=0.5)).hr, before)
 
 
-def test_a_bad_head_leaves_the_good_ones_and_no_half_folder(tmp_path, scan):
+def test_a_bad_head_is_listed_and_left_out_unless_asked(tmp_path, scan):
+    """The error of one, a line at the end; the others are done, and no half folder stays."""
     bad = save(tmp_path / "bad.nii.gz", np.full((8, 8, 8), np.nan, np.float32))
     out = tmp_path / "out"
     subjects = [subject_of(scan), subject_of(bad, "s2")]
+    files, lines = {"s1": [scan], "s2": [bad]}, []
     with pytest.raises(ValueError, match="s2: .*bad.nii.gz"):
-        prepare_all(subjects, {"s1": [scan], "s2": [bad]}, out, Recipe())
+        prepare_all(subjects, files, out, Recipe(), stop_at_failure=True)
     assert [p.name for p in out.iterdir()] == ["s1"]
+    ready = prepare_all(subjects[::-1], files, out, Recipe(), log=lines.append)
+    assert [p.meta["id"] for p in ready] == [p.meta["id"] for p in load_prepared(out, "train")] == ["s1"]
+    (line,) = lines
+    assert line.startswith("not prepared: s2: ") and "bad.nii.gz" in line
+    assert sorted(p.name for p in out.iterdir()) == ["index.json", "s1"]
+
+
+def test_processes_and_a_dask_cluster_prepare_the_same(tmp_path, scan):
+    subjects = [subject_of(scan, f"s{i}") for i in range(3)]
+    files = {s.id: [scan] for s in subjects}
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        runs = [
+            prepare_all(subjects, files, tmp_path / "one", Recipe()),
+            prepare_all(subjects, files, tmp_path / "two", Recipe(), jobs=2),
+            prepare_all(subjects, files, tmp_path / "dask", Recipe(), dask_address=cluster.scheduler_address),
+        ]
+    for one, *others in zip(*runs, strict=True):
+        for other in others:
+            assert all(np.array_equal(getattr(one, k), getattr(other, k)) for k in ("hr", "lr", "brain"))
+            assert one.meta == other.meta
 
 
 def test_splits_come_back_in_the_manifests_order(tmp_path, scan):
