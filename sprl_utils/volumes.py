@@ -6,6 +6,7 @@ A volume is float32 ``(x, y, z)`` in the file's own axis order; its affine takes
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from edt import edt
+from nibabel.filebasedimages import SerializableImage
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import SpatialHeader
 from scipy import io, ndimage
@@ -78,7 +80,7 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
         with LoggingOutputSuppressor():
             image = _open(paths)
             dtype = image.get_data_dtype()
-            data = np.asarray(image.dataobj)
+            data = _read(image)
     except Refused as error:
         raise ValueError(f"{where}: {error}") from None
     except Exception as error:  # a damaged file makes nibabel, zlib and scipy raise a dozen kinds
@@ -88,6 +90,7 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
         ) from error
     if dtype.fields is not None or dtype.kind not in "fiub":
         raise ValueError(f"{where}: expected one real number a voxel, found {dtype}")
+    _check_forms(image, where)
     return Volume(_check(data, where), image.affine, image.header)
 
 
@@ -103,6 +106,17 @@ def _open(paths: list[Path]) -> nib.spatialimages.SpatialImage:
     return nib.load(paths[0])
 
 
+def _read(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """All voxels; a zipped file to its very end, where the checksum is, which nibabel stops short of."""
+    path = image.get_filename() or ""
+    if not path.endswith((".gz", ".mgz")) or not isinstance(image, SerializableImage):
+        return np.asarray(image.dataobj)
+    with gzip.open(path) as stream:
+        data = np.asarray(type(image).from_stream(stream).dataobj)
+        stream.read(2**20)
+        return data
+
+
 def _open_mat(path: Path) -> nib.Nifti1Image:
     try:
         variables = io.loadmat(path)
@@ -114,7 +128,9 @@ def _open_mat(path: Path) -> nib.Nifti1Image:
     data = variables["out_final"]
     if data.dtype.kind not in "fiubc":
         raise Refused(f"expected out_final to be numbers, found {data.dtype}")
-    return nib.Nifti1Image(data, np.eye(4), dtype=data.dtype)
+    image = nib.Nifti1Image(data, np.eye(4), dtype=data.dtype)
+    image.header["sform_code"] = 0  # it says nothing about where it lies
+    return image
 
 
 def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
@@ -134,6 +150,25 @@ def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
     affine[:3, :3] = cosines * [axis["step"] for axis in axes]
     affine[:3, 3] = cosines @ [axis["start"] for axis in axes]
     return nib.as_closest_canonical(nib.Nifti1Image(raw.reshape(shape), affine))
+
+
+def _check_forms(image: nib.spatialimages.SpatialImage, where: str) -> None:
+    """Refuse a NIfTI whose sform and qform claim the same space and put a corner a voxel apart."""
+    codes = [image.header.get(f"{form}form_code", 0) for form in "sq"]
+    if (
+        codes[0] == codes[1] != 0
+        and (off := _corners_apart(image.shape, image.get_sform(), image.get_qform())) > 1
+    ):
+        raise ValueError(
+            f"{where}: expected sform and qform of one code to agree, found corners {off:.1f} voxels apart"
+        )
+
+
+def _corners_apart(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far two affines put the corners of a volume from each other at most, in its smallest voxel edge."""
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape[:3]))))
+    apart = nib.affines.apply_affine(affine, corners) - nib.affines.apply_affine(other, corners)
+    return float(np.linalg.norm(apart, axis=1).max() / nib.affines.voxel_sizes(affine).min())
 
 
 def _check(data: np.ndarray, where: str) -> np.ndarray:
@@ -184,15 +219,20 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
 
 
 def check_pair(subject: str, hr: Volume, lr: Volume) -> None:
-    """Refuse an LR that does not lie on the HR grid.
+    """Refuse an LR that does not lie on the HR grid; a file that says nothing of its place may be anywhere.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a corner of LR lies more than a tenth of a voxel from HR's.
     """
     if hr.data.shape != lr.data.shape:
         raise ValueError(
             f"subject {subject}: expected LR on the grid of HR, "
             f"found HR {hr.data.shape} and LR {lr.data.shape}"
+        )
+    placed = all(any(v.header.get(f"{form}form_code", 1) for form in "sq") for v in (hr, lr))
+    if placed and (off := _corners_apart(hr.data.shape, hr.affine, lr.affine)) > 0.1:
+        raise ValueError(
+            f"subject {subject}: expected HR and LR with one affine, found corners {off:.1f} voxels apart"
         )
 
 

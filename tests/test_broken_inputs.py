@@ -31,6 +31,11 @@ def bytes_of(data=GOOD):
     return nib.Nifti1Image(data, np.eye(4)).to_bytes()
 
 
+def flip_a_bit(zipped):
+    middle = len(zipped) // 2
+    return zipped[:middle] + bytes([zipped[middle] ^ 16]) + zipped[middle + 1 :]
+
+
 def rgb(fields):
     return np.zeros((4, 4, 4), np.dtype([(f, "u1") for f in fields]))
 
@@ -54,6 +59,8 @@ FILES = {
     "half_a_header.nii": lambda p: p.write_bytes(bytes_of()[:200]),
     "cut.nii": lambda p: p.write_bytes(bytes_of()[:-100]),
     "cut.nii.gz": lambda p: p.write_bytes(gzip.compress(bytes_of())[:-60]),
+    "wrong_checksum.nii.gz": lambda p: p.write_bytes(gzip.compress(bytes_of())[:-8] + b"\0" * 8),
+    "flipped_bit.nii.gz": lambda p: p.write_bytes(flip_a_bit(gzip.compress(bytes_of()))),
     "wrong_magic.nii": lambda p: nifti(p, magic=b"n+9"),
     "no_dimensions.nii": lambda p: nifti(p, dim__0=0),
     "nine_dimensions.nii": lambda p: nifti(p, dim__0=9),
@@ -73,6 +80,7 @@ FILES = {
     "nan_affine.nii": lambda p: nifti(p, sform_code=1, srow_x=[np.nan] * 4),
     "infinite_affine.nii": lambda p: nifti(p, sform_code=1, srow_y=[0, np.inf, 0, 0]),
     "flat_affine.nii": lambda p: nifti(p, sform_code=1, srow_z=[0, 0, 0, 5]),
+    "forms_that_disagree.nii": lambda p: nifti(p, sform_code=1, qform_code=1, srow_x=[1, 0, 0, 40]),
     "nan_voxel_size.nii": lambda p: nifti(p, sform_code=0, qform_code=1, pixdim__2=np.nan),
     "all_zero.nii": lambda p: nifti(p, GOOD * 0),
     "constant.nii": lambda p: nifti(p, GOOD * 0 + 7),

@@ -253,3 +253,18 @@ def test_masks_take_a_crop_without_air():
     crop = 50 + ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 33, 21)), 2) * 100
     with pytest.warns(UserWarning, match="found no brain"):
         assert brain_mask(crop).mean() > 0.9
+
+
+def test_a_pair_lies_in_one_place_unless_a_file_does_not_say_where(tmp_path):
+    data = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    moved = np.diag([1.0, 1, 2, 1])
+    moved[0, 3] = 0.3
+    hr, near, far, nowhere = (
+        Volume(data, affine, nib.Nifti1Image(data, affine).header)
+        for affine in (np.diag([1.0, 1, 2, 1]), np.diag([1.001, 1, 2, 1]), moved, np.eye(4))
+    )
+    check_pair("s1", hr, near)
+    with pytest.raises(ValueError, match="subject s1: expected HR and LR with one affine, .* 0.3 voxels"):
+        check_pair("s1", hr, far)
+    nowhere.header["sform_code"] = 0
+    check_pair("s1", hr, nowhere)
