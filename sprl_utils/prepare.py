@@ -72,11 +72,19 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
 
 
 def write_prepared(folder: Path, subject: Subject, arrays: dict, facts: dict, made_from: dict) -> None:
-    """Write the folder of a prepared subject, whole or not at all, from what `volume_arrays` gave."""
+    """Write the folder of a prepared subject, whole or not at all, from what `volume_arrays` gave.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
     beside = folder.with_name(f".{subject.id}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
+        needed, free = sum(a.nbytes for a in arrays.values()), shutil.disk_usage(beside).free
+        if free < needed:
+            told = f"subject {subject.id}: expected {needed} free bytes for {folder}, found {free}"
+            raise OSError(errno.ENOSPC, told)
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
         meta = {

@@ -476,7 +476,11 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def write_beside(path: Path, content: bytes) -> None:
-    """Write a file beside its target and rename it into place, so that no reader ever sees half of it."""
+    """Write a file beside its target and rename it into place, so that no reader ever sees half of it.
+
+    Raises:
+        OSError: it cannot be written (a full disk); what was there before is still there.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
@@ -484,6 +488,9 @@ def write_beside(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        told = f"{path}: expected to write {len(content)} bytes, found {error.strerror}; the last one stays"
+        raise OSError(error.errno, told) from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -35,10 +35,11 @@ GAN = training.GanSettings(
 )
 
 
-def run_pretrain(prepared: Path, out: Path, **changes) -> pd.DataFrame:
+def run_pretrain(prepared: Path, out: Path, start: Path | None = None, **changes) -> pd.DataFrame:
     patches = RandomPatches([Prepared(prepared / "train-head")], 8, seed=0)
     settings = training.PretrainSettings(**(vars(PRETRAIN) | changes))
-    return training.pretrain(patches, patches, 1, out, settings, training.make_fabric("cpu", "32-true"))
+    fabric = training.make_fabric("cpu", "32-true")
+    return training.pretrain(patches, patches, 1, out, settings, fabric, start=start)
 
 
 def run_gan(prepared: Path, out: Path, **changes) -> pd.DataFrame:
@@ -137,6 +138,25 @@ def test_frozen_batchnorm_is_set_once_and_survives_a_resumed_run(heads, tmp_path
     monkeypatch.setattr(training, "set_batchnorm", None)
     run_pretrain(tmp_path / "prepared", stopped, norm_patches=3)
     assert same_files(whole, stopped, ["generator.safetensors", "history.csv"])
+
+
+def test_fine_tuning_begins_with_the_given_weights_and_their_scores(heads, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    before = run_pretrain(tmp_path / "prepared", first)
+    start = first / "generator.safetensors"
+    after = run_pretrain(tmp_path / "prepared", second, start)
+    scores = ["l1", "psnr", "ssim"]
+    assert list(after["step"]) == [0, 2, 4, 6, 8, 9]
+    np.testing.assert_allclose(after[scores].iloc[0], before[scores].iloc[-1], rtol=1e-6)
+    assert after["l1"].iloc[-1] < after["l1"].iloc[0]
+
+    np.testing.assert_array_equal(run_pretrain(tmp_path / "prepared", second, start)["l1"], after["l1"])
+    torch.manual_seed(9)
+    save_weights(Generator(), start)  # other weights are another run
+    assert list(run_pretrain(tmp_path / "prepared", second, start)["step"]) == [0, 2, 4, 6, 8, 9]
+    assert (tmp_path / "second.before-1").is_dir()
+    with pytest.raises(ValueError, match="generator.safetensors: expected FSRCNN, found Generator"):
+        run_pretrain(tmp_path / "prepared", tmp_path / "third", start, model="FSRCNN")
 
 
 def test_a_run_leaves_weights_history_and_examples(heads, tmp_path):
