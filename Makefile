@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench study claims test notebooks lab pins clean
+.PHONY: help reproduce bench study rehearsal claims test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ study:  ## Train for hours, with one person held out and then the other (resumab
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
 	@$(MAKE) --no-print-directory claims
+
+rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, timed, into results/rehearsal/
+	@$(python) -m sprl_utils.rehearsal
 
 claims: $(ready)  ## Write results/study/claims.md from the tables in results/
 	@$(python) -m sprl_utils.claims
