@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench study rehearsal claims test notebooks lab pins clean
+.PHONY: help reproduce bench study rehearsal report grade claims test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,12 @@ study:  ## Train for hours, with one person held out and then the other (resumab
 
 rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, timed, into results/rehearsal/
 	@$(python) -m sprl_utils.rehearsal
+
+report: $(ready)  ## Write a site of results/<profile>/ that opens without server and network
+	@$(python) -m sprl_utils.report $(PROFILE)
+
+grade: $(ready)  ## Check the study against the checklists for reproducible work (FULL=1: the demo again, too)
+	@$(python) -m sprl_utils.grade $(if $(FULL),--full)
 
 claims: $(ready)  ## Write results/study/claims.md from the tables in results/
 	@$(python) -m sprl_utils.claims

@@ -34,9 +34,10 @@ precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 
 # %%
 # %matplotlib inline
+import numpy as np
 import pandas as pd
 
-from sprl_utils import evaluation, figures, metrics, rescan
+from sprl_utils import evaluation, figures, metrics, rescan, viewer
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -95,7 +96,8 @@ evaluation.results_table(scores, "brain").round(4)
 # **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
 # the mean of 27 scans: sharp, with little noise. `bb1` and `bb2`, if they are here, are two noisy single
 # scans of one other person; noise cannot be predicted, so no method can score as high there. What the
-# networks were trained on stands in `02_pretrain_generator`: in the demo, group averages only.
+# networks were trained on stands in `02_pretrain_generator`: in the demo, group averages and synthetic heads
+# made from them.
 #
 # Mean and SD over the test heads, with parameters and seconds a volume on this machine:
 
@@ -174,6 +176,13 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
 # map grows paler. Where no difference between the maps can be found, the network changed little.
 #
+# In JupyterLab the next cell has three sliders to walk through the head; elsewhere it shows the middle.
+
+# %%
+images = {name: np.asarray(image) for name, image in (pictures[head.meta["id"]] | {"HR": head.hr}).items()}
+viewer.browse(images | {"mDCSRN - HR + 0.5": images["mDCSRN"] - images["HR"] + 0.5}, head)
+
+# %% [markdown]
 # The other heads' pictures, and all images of the first one side by side, go to `results/<profile>/figures/`.
 
 # %%
@@ -182,8 +191,9 @@ for other in heads[1:]:
     figure = figures.comparison(pictures[name], other)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
     figures.plt.close(figure)
-images = pictures[head.meta["id"]] | {"HR": head.hr}
 figures.save(figures.strip(images, head), results / "figures" / "strip.png")
+slices = {h.meta["id"]: pictures[h.meta["id"]] | {"HR": h.hr} for h in heads}
+figures.save_slices(slices, heads, results / "slices")
 
 # %% [markdown]
 # ## Keep the results

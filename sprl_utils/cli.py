@@ -23,7 +23,7 @@ from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.profiles import check_profile, read_profile
 from sprl_utils.provenance import repo_root, tune_process
 from sprl_utils.stages import NOTEBOOKS, parameters_of, processes_command, run_stage
-from sprl_utils.training import fabric_dtype, make_fabric
+from sprl_utils.training import fabric_dtype, make_fabric, write_beside
 from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
 
 ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune_process()
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"sprl {args.command}: {_one_line(error)}", file=sys.stderr)
         return 1
 
@@ -85,10 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("--force", action="store_true", help="overwrite a file that is there")
     degrade.set_defaults(run=_degrade)
 
+    view = commands.add_parser("view", help="write a page to look around in a scan; no network needed")
+    view.add_argument("scan", type=Path)
+    view.add_argument("output", type=Path, nargs="?", help="HTML file (default: beside the scan)")
+    view.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    view.set_defaults(run=_view)
+
     train = commands.add_parser("train", help="train on what 01_prepare_data prepared, without a notebook")
-    train.add_argument("profile", help="one of notebooks/profiles/, or a YAML file of parameters")
+    train.add_argument(
+        "--profile", required=True, help="one of notebooks/profiles/, or a YAML file of parameters"
+    )
     train.add_argument("--stage", default="pretrain", choices=tuple(NOTEBOOKS), help="(default: pretrain)")
-    train.add_argument("--devices", type=int, default=1, help="processes on this machine, a GPU each (1)")
+    train.add_argument("--devices", type=int, help="processes here, a GPU each (the profile's)")
     train.set_defaults(run=_train)
 
     manifest = commands.add_parser("manifest", help="list the scans of a folder, with splits")
@@ -137,6 +145,17 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, generator
     print(f"{source.name}: wrote {target}")
 
 
+def _view(args: argparse.Namespace) -> int:
+    read_volume(args.scan)  # says what is wrong with it, which a browser does not
+    target = args.output or args.scan.with_name(f"{_stem(args.scan)}.html")
+    _refuse_overwriting(target, args.force)
+    from sprl_utils.viewer import page  # half a second of imports that only this command needs
+
+    write_beside(target, page(args.scan).encode())
+    print(f"{args.scan.name}: wrote {target}; open it in a browser")
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     sr, hr = read_volume(args.sr), read_volume(args.hr)
     check_pair(args.sr.name, hr, sr)
@@ -155,21 +174,24 @@ def _degrade(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.devices > 1 and "LOCAL_RANK" not in os.environ:
-        arguments = ["train", args.profile, "--stage", args.stage]
-        command, environment = processes_command(arguments, args.devices)
-        if subprocess.run(command, env=environment).returncode:
-            raise ChildProcessError(
-                f"expected {args.devices} processes to finish, found one that failed or was killed; "
-                "started again, training goes on from the last checkpoint"
-            )
-        return 0
     path = Path(args.profile)
     if path.suffix != ".yaml":
         notebooks = repo_root() / "notebooks"
         path = notebooks / "profiles" / f"{args.profile}.yaml"
         check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
-    history = run_stage(args.stage, parameters_of(args.stage, read_profile(path)))
+    parameters = parameters_of(args.stage, read_profile(path))
+    processes = args.devices or parameters["devices"]
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        command, environment = processes_command(
+            ["train", "--profile", args.profile, "--stage", args.stage], processes
+        )
+        if subprocess.run(command, env=environment).returncode:
+            raise ChildProcessError(
+                f"expected {processes} processes to finish, found one that failed or was killed; "
+                "started again, training goes on from the last checkpoint"
+            )
+        return 0
+    history = run_stage(args.stage, parameters)
     if os.environ.get("RANK", "0") == "0":
         print(history.dropna(axis=1, how="all").tail(1).to_string(index=False))
     return 0

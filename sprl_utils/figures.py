@@ -6,6 +6,7 @@ sagittal plane is one in every file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,16 +65,26 @@ def as_seen(image: np.ndarray, subject: Prepared) -> np.ndarray:
     return nib.orientations.apply_orientation(np.asarray(image)[brain_box(np.asarray(subject.brain))], turn)
 
 
-def three_planes(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
-    """The middle slice of each image (columns) in each of three planes (rows)."""
+def three_planes(
+    images: dict[str, np.ndarray], subject: Prepared, place: Sequence[int] | None = None
+) -> Figure:
+    """A slice of each image (columns) in each of three planes (rows).
+
+    Args:
+        place: where the planes meet, in voxels of `as_seen`; lines then show it. None: the middle.
+    """
     figure, axes = plt.subplots(
         3, len(images), figsize=(2.7 * len(images), 7.6), squeeze=False, layout="constrained"
     )
     for column, (name, image) in enumerate(images.items()):
         image = as_seen(image, subject)
         for axis in range(3):
-            _show(axes[axis, column], image, axis, image.shape[axis] // 2)
+            _show(axes[axis, column], image, axis, place[axis] if place else image.shape[axis] // 2)
             axes[axis, 0].set_ylabel(PLANES[axis])
+            if place:
+                across, up = (place[other] for other in range(3) if other != axis)
+                axes[axis, column].axvline(across, color="tab:orange", lw=0.6)
+                axes[axis, column].axhline(up, color="tab:orange", lw=0.6)
         axes[0, column].set_title(name)
     figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
@@ -201,6 +212,27 @@ def strip(images: dict[str, np.ndarray], subject: Prepared, axis: int = 2) -> Fi
         _show(ax, image, axis, image.shape[axis] // 2)
         ax.set_title(name)
     return figure
+
+
+def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepared], folder: Path) -> None:
+    """The axial slice with most brain in it of each head's images, a voxel a pixel, as PNG.
+
+    ``index.json`` names the files.
+
+    Args:
+        images: head -> name of the image -> volume on the head's grid, 0 to 1.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index: dict[str, dict[str, str]] = {}
+    for head in heads:
+        name = head.meta["id"]
+        most = int(as_seen(head.brain, head).sum(axis=(0, 1)).argmax())
+        for number, (kind, image) in enumerate(images[name].items()):
+            file = f"{name}_{number}.png"
+            style = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower", "metadata": {"Software": None}}
+            plt.imsave(folder / file, as_seen(image, head)[:, :, most].T, **style)
+            index.setdefault(name, {})[kind] = file
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
 def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:

@@ -90,7 +90,7 @@ def run_stages(subjects: int, steps: dict[str, int]) -> pd.DataFrame:
         timed("prepare", notebook("01_prepare_data")),
     ]
     for stage in steps:
-        train = [*sprl, "train", PROFILE, "--stage", stage]
+        train = [*sprl, "train", "--profile", PROFILE, "--stage", stage]
         rows += [timed(stage, train), timed(f"{stage}, nothing left to do", train)]
     rows += [
         timed("notebooks 02 and 03", notebook("03_train_gan")),

@@ -104,7 +104,7 @@ def in_processes(
     runs = repo_root() / "runs" / parameters["profile"]
     plan, log, history = runs / f"{stage}.yaml", runs / f"{stage}.log", runs / stage / "history.csv"
     plan.write_text(yaml.safe_dump(parameters, sort_keys=False))
-    command, environment = processes_command(["train", str(plan), "--stage", stage], processes)
+    command, environment = processes_command(["train", "--profile", str(plan), "--stage", stage], processes)
     with log.open("w") as output:
         training = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     shown = None

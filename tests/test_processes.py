@@ -106,8 +106,8 @@ TINY = {
 def test_sprl_train_and_the_notebook_start_the_same_thing(checkout, capfd):
     plan = checkout / "tiny.yaml"
     plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
-    assert main(["train", str(plan)]) == 0
-    assert main(["train", str(plan), "--stage", "gan", "--devices", "2"]) == 0
+    assert main(["train", "--profile", str(plan)]) == 0
+    assert main(["train", "--profile", str(plan), "--stage", "gan", "--devices", "2"]) == 0
     assert "weight_change" in capfd.readouterr().out
     shell = training.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
     (checkout / "runs/tiny/gan").rename(checkout / "shell")
@@ -122,7 +122,7 @@ def test_sprl_train_and_the_notebook_start_the_same_thing(checkout, capfd):
 def test_processes_that_fail_are_reported_in_one_line(checkout, capfd):
     plan = checkout / "tiny.yaml"
     plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
-    assert main(["train", str(plan), "--stage", "gan", "--devices", "2"]) == 1
+    assert main(["train", "--profile", str(plan), "--stage", "gan", "--devices", "2"]) == 1
     assert "sprl train: expected 2 processes to finish, found one that failed" in capfd.readouterr().err
     with pytest.raises(RuntimeError, match=r"expected 2 processes .* see runs/tiny/gan.log"):
         stages.in_processes("gan", profiles.all_parameters(SOURCES) | TINY, 2)

@@ -1,0 +1,83 @@
+"""Look around in a head: sliders in the notebook, or a page with NiiVue that needs no server or network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import ipyniivue
+import numpy as np
+from IPython.display import display
+from ipywidgets import IntSlider, VBox, interactive_output
+from ipywidgets.embed import embed_data
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib import pyplot as plt
+
+from sprl_utils.figures import as_seen, three_planes
+from sprl_utils.patches import Prepared
+
+NAMES = ("left to right", "back to front", "bottom to top")
+
+
+def has_front_end() -> bool:
+    """Whether somebody can move a slider: JupyterLab and VS Code start kernels with these variables set.
+
+    papermill, nbconvert and nbval, which start kernels themselves, do not.
+    """
+    return any(name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID"))
+
+
+def browse(images: dict[str, np.ndarray], subject: Prepared) -> VBox | None:
+    """Show images (columns) in three planes (rows) that meet where the sliders say; the lines show where.
+
+    Without a front end, a still picture of the middle.
+
+    Args:
+        images: name -> volume on the subject's grid, 0 to 1. A difference is seen best as ``a - b + 0.5``.
+
+    Returns:
+        The widget, or None where a picture was shown.
+    """
+    if not has_front_end():
+        display(three_planes(images, subject))
+        plt.close()
+        return None
+    shape = as_seen(next(iter(images.values())), subject).shape
+    sliders = {
+        f"axis{axis}": IntSlider(
+            n // 2, 0, n - 1, description=name, continuous_update=False, style={"description_width": "8em"}
+        )
+        for axis, (n, name) in enumerate(zip(shape, NAMES, strict=True))
+    }
+
+    def draw(**place: int) -> None:
+        display(three_planes(images, subject, list(place.values())))
+        plt.close()
+
+    return VBox([*sliders.values(), interactive_output(draw, sliders)])
+
+
+def page(scan: Path) -> str:
+    """One HTML page that holds a scan and NiiVue's viewer for it: three planes and a rendering, linked.
+
+    The viewer is ipyniivue's; the page stands in for the notebook that it expects around it.
+
+    Args:
+        scan: a file that NiiVue reads (NIfTI, MGH).
+    """
+    widget = ipyniivue.NiiVue()
+    widget.load_volumes([{"path": str(scan)}])
+    models = embed_data(views=[widget], drop_defaults=False)["manager_state"]["state"]
+    for model in models.values():  # its program stands in the page once
+        model["state"].pop("_esm", None)
+        model["state"].pop("_css", None)
+    program = (Path(ipyniivue.__file__).parent / "static" / "widget.js").read_bytes()
+    templates = Environment(loader=PackageLoader("sprl_utils", "site"), autoescape=select_autoescape())
+    return templates.get_template("viewer.html").render(
+        title=scan.name,
+        model=widget.model_id,
+        models=json.dumps(models).replace("<", "\\u003c"),
+        widget=base64.b64encode(program).decode(),
+    )

@@ -1,0 +1,146 @@
+"""The rubric on this repository, and on copies of it that are broken on purpose."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sprl_utils import grade
+from sprl_utils.networks import Generator, save_weights
+from sprl_utils.provenance import sha256
+
+ROOT = Path(__file__).parents[1]
+NEEDED = shutil.ignore_patterns(
+    "runs", ".git", ".venv", ".pytest_cache", "__pycache__", "site", "smoke", "bench"
+)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return Path(shutil.copytree(ROOT, tmp_path / "copy", ignore=NEEDED, symlinks=True))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def failing(root: Path) -> dict[str, str]:
+    table = grade.grade(root)
+    failed = table[table["verdict"] == grade.FAIL]
+    return dict(zip(failed["criterion"], failed["evidence"], strict=True))
+
+
+def change_a_digit(path: Path) -> None:
+    """The last digit of the last number of the last line."""
+    text = path.read_text()
+    place = [m.start() for m in re.finditer(r"\d(?=\D*$)", text)][-1]
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+def leak(root: Path) -> None:
+    """One scan of the test person trains, in the manifest and in the run."""
+    path = root / "results/demo/01_environment.json"
+    facts = json.loads(path.read_text())
+    facts["profile"]["heads"]["bb1"] = "train"
+    path.write_text(json.dumps(facts))
+
+
+def add_weights(root: Path) -> Path:
+    """Shipped weights and the card that describes them."""
+    folder = root / "sprl_utils" / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_weights(Generator(), folder / "mine.safetensors")
+    card = {"mine.safetensors": {"sha256": sha256(folder / "mine.safetensors")}}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder / "mine.safetensors"
+
+
+def swap_weights(root: Path) -> None:
+    path = add_weights(root)
+    torch.manual_seed(1)
+    save_weights(Generator(), path)
+
+
+def fail_a_notebook(root: Path) -> None:
+    path = root / "results/demo/04_evaluate.ipynb"
+    note = json.loads(path.read_text())
+    cell = [c for c in note["cells"] if c["cell_type"] == "code"][-1]
+    cell["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "", "traceback": []}]
+    path.write_text(json.dumps(note))
+
+
+NUMBERS, SPLITS = "Numbers follow from committed files", "Splits are given, and nobody stands on two sides"
+BROKEN = {
+    "a number in metrics.csv": (lambda r: change_a_digit(r / "results/demo/metrics.csv"), NUMBERS),
+    "a number in table.md": (lambda r: change_a_digit(r / "results/demo/table.md"), NUMBERS),
+    "a number in summary.csv": (
+        lambda r: replace(r / "results/demo/summary.csv", "whole,nearest,3,22.0", "whole,nearest,3,23.0"),
+        NUMBERS,
+    ),
+    "a number in the README": (
+        lambda r: replace(r / "README.md", "| mDCSRN | 28.", "| mDCSRN | 29."),
+        NUMBERS,
+    ),
+    "a leaked subject in the run": (leak, SPLITS),
+    "a leaked subject in the manifest": (
+        lambda r: replace(r / "data_manifest/demo.csv", ",bb,test", ",bb,train"),
+        SPLITS,
+    ),
+    "an unpinned package": (
+        lambda r: replace(r / "environment.yml", "numpy==2.4.6", "numpy"),
+        "Dependencies are specified",
+    ),
+    "another version": (
+        lambda r: replace(r / "environment.yml", "numpy==2.4.6", "numpy==1.0.0"),
+        "Dependencies are specified",
+    ),
+    "a swapped weight file": (swap_weights, "Trained weights"),
+    "a notebook that failed": (fail_a_notebook, "Functional: exercisable, the notebooks execute"),
+    "a claim touched up": (
+        lambda r: replace(r / "results/study/claims.md", "| not supported |", "| supported |"),
+        "Each claim has its evidence",
+    ),
+    "an uncommitted change": (
+        lambda r: replace(r / "results/demo/environment.json", '"dirty": false', '"dirty": true'),
+        "Functional: results can be traced",
+    ),
+}
+
+
+def test_this_repository_passes():
+    table = grade.grade(ROOT)
+    assert len(table) >= 19 and failing(ROOT) == {}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_copy_fails_in_its_item_alone(copy, name):
+    break_it, criterion = BROKEN[name]
+    break_it(copy)
+    found = failing(copy)
+    assert criterion in found
+    beside = {"Data can be downloaded and checked", "Sources, licences and limits of the data are stated"}
+    assert set(found) - {criterion} <= (beside if "manifest" in name else set()), found
+
+
+def test_weights_that_are_those_of_the_card_pass(copy):
+    add_weights(copy)
+    table = grade.grade(copy).set_index("criterion")
+    assert table.loc["Trained weights", "verdict"] == grade.PASS
+
+
+def test_the_command_prints_writes_and_says_by_its_status(copy, monkeypatch, capsys):
+    monkeypatch.chdir(copy)
+    assert grade.main([]) == 0
+    written = (copy / "results/grade/grade.md").read_text()
+    assert "| Numbers follow from committed files | ML Reproducibility | PASS |" in written
+    assert "PASS           Numbers follow" in capsys.readouterr().out
+    (copy / "LICENSE").unlink()
+    assert grade.main([]) == 1
+    assert "| Reusable: licence and citation | ACM | FAIL |" in (copy / "results/grade/grade.md").read_text()
