@@ -37,6 +37,15 @@ def test_a_row_on_speed_is_the_benchmarks(named):
         assert float(text) == round(float(ratios[column]), decimals), f"{named}: {column}"
 
 
+def test_the_outlook_is_the_rehearsals():
+    days = pd.read_csv(ROOT / "results/rehearsal/outlook.csv")
+    prepare, pretrain, gan = days["this machine"]
+    told = f"{prepare:.1f} days to prepare, then {pretrain:.0f} days for 500,000 steps of L1 and {gan:.0f} days for 550,000"
+    assert told in " ".join(README.split())
+    assert all(f"{gpu:.1f}" == "0.1" for gpu in days["one GPU"].dropna())
+    assert "would need 0.1 days for either" in " ".join(README.split())
+
+
 def test_every_file_that_the_readme_links_to_is_there():
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links and [link for link in links if not (ROOT / link).exists()] == []
