@@ -45,7 +45,9 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from sprl_utils import bench, figures, manifest as manifests, metrics
+from sprl_utils import bench, figures, metrics
+from sprl_utils.fetch import fetch
+from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import MODELS
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 from sprl_utils.volumes import intensity_scale, read_volume
@@ -63,8 +65,8 @@ figures.banner(profile)
 # share of voxels that are head (with a margin of five voxels) is what skipping air can save.
 
 # %%
-subject = next(s for s in manifests.read_manifest(root / manifest) if s.id == bench_head)
-(file,) = manifests.fetch(subject, root / "runs" / "cache")
+subject = next(s for s in read_manifest(root / manifest) if s.id == bench_head)
+(file,) = fetch(subject, root / "runs" / "cache")
 head = read_volume(file, subject.id).data
 head = head / intensity_scale(head)
 keep = [None, 0.5, 0.5]
