@@ -106,7 +106,7 @@ pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 # One head of the training split, before and after. First in k-space:
 
 # %%
-shown = next(p for p in prepared if p.meta["split"] == "train")
+shown = prepare.load_prepared(runs / "prepared", "train")[0]
 hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
 figure = figures.kspace_before_after(hr, lr)
 figures.save(figure, results / "figures" / "kspace.png")

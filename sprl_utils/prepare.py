@@ -120,6 +120,9 @@ def prepare_all(
         files: subject id -> its HR files, as `sprl_utils.fetch.fetch_all` returns them.
         stop_at_failure: raise the first failure instead.
         dask_address: scheduler of a Dask cluster whose workers see the same folders; empty: this machine.
+
+    Raises:
+        ValueError: no subject at all could be prepared.
     """
     with _workers(dask_address):
         tries = Parallel(n_jobs=-1 if dask_address else jobs)(
@@ -129,6 +132,10 @@ def prepare_all(
         if isinstance(result, str):
             log(f"not prepared: {subject.id}: {result}")
     ready = [result for result in tries if isinstance(result, Prepared)]
+    if not ready:
+        raise ValueError(
+            f"prepared heads: {out}: expected one at least, found none of {len(subjects)} usable"
+        )
     out.mkdir(parents=True, exist_ok=True)
     beside = out / f".index.json.{os.getpid()}.tmp"
     beside.write_text(json.dumps([p.meta["id"] for p in ready]))

@@ -100,6 +100,8 @@ def test_a_bad_head_is_listed_and_left_out_unless_asked(tmp_path, scan):
     ready = prepare_all(subjects[::-1], files, out, Recipe(), log=lines.append)
     assert [p.meta["id"] for p in ready] == [p.meta["id"] for p in load_prepared(out, "train")] == ["s1"]
     (line,) = lines
+    with pytest.raises(ValueError, match="expected one at least, found none of 1 usable"):
+        prepare_all(subjects[1:], files, tmp_path / "none", Recipe(), log=lambda _: None)
     assert line.startswith("not prepared: s2: ") and "bad.nii.gz" in line
     assert sorted(p.name for p in out.iterdir()) == ["index.json", "s1"]
 
