@@ -7,6 +7,7 @@ measured, on GPUs from the operations of a step. ``python -m sprl_utils.rehearsa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 
 from sprl_utils.bench import head_of_size
 from sprl_utils.fetch import fetch
@@ -54,22 +56,26 @@ def write_heads(root: Path, count: int, sources: Sequence[np.ndarray], seed: int
 
 
 def timed(name: str, command: Sequence[str]) -> dict[str, str | float]:
-    """Run a command; its seconds, and the most memory that one of its processes held, in GiB.
+    """Run a command; its seconds, and the most memory that one of its processes was seen to hold, in GiB.
 
     Raises:
         ChildProcessError: it failed.
     """
     print(f"{name} ...", flush=True)
-    start = time.perf_counter()
-    child = os.posix_spawnp(command[0], list(command), os.environ)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise ChildProcessError(f"{name}: expected {' '.join(command)} to succeed, found status {status}")
-    unit = 2**30 if sys.platform == "darwin" else 2**20
+    start, peak = time.perf_counter(), 0
+    child = psutil.Popen(list(command))
+    while child.poll() is None:
+        with contextlib.suppress(psutil.Error):  # a process that has just ended
+            peak = max(peak, *(p.memory_info().rss for p in (child, *child.children(recursive=True))))
+        time.sleep(0.05)
+    if child.returncode:
+        raise ChildProcessError(
+            f"{name}: expected {' '.join(command)} to succeed, found status {child.returncode}"
+        )
     return {
         "stage": name,
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_gib": round(usage.ru_maxrss / unit, 2),
+        "peak_gib": round(peak / 2**30, 2),
     }
 
 

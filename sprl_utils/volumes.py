@@ -90,6 +90,7 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
         ) from error
     if dtype.fields is not None or dtype.kind not in "fiub":
         raise ValueError(f"{where}: expected one real number a voxel, found {dtype}")
+    _check_affine(image.affine, where)
     _check_forms(image, where)
     return Volume(_check(data, where), image.affine, image.header)
 
@@ -150,6 +151,15 @@ def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
     affine[:3, :3] = cosines * [axis["step"] for axis in axes]
     affine[:3, 3] = cosines @ [axis["start"] for axis in axes]
     return nib.as_closest_canonical(nib.Nifti1Image(raw.reshape(shape), affine))
+
+
+def _check_affine(affine: np.ndarray, where: str) -> None:
+    """Refuse an affine that puts voxels nowhere, or gives them a size that no scan has."""
+    with np.errstate(all="ignore"):
+        edges = np.sqrt(np.sum(np.square(affine[:3, :3]), axis=0))
+    if not (np.isfinite(affine).all() and (edges > 0.01).all() and (edges < 100).all()):
+        found = "NaN or Inf in it" if not np.isfinite(affine).all() else f"voxels of {edges} mm"
+        raise ValueError(f"{where}: expected an affine with voxel edges of 0.01 to 100 mm, found {found}")
 
 
 def _check_forms(image: nib.spatialimages.SpatialImage, where: str) -> None:

@@ -12,7 +12,7 @@ from sprl_utils.kspace import truncate_kspace
 from sprl_utils.patches import Prepared
 
 os.environ.setdefault("MPLBACKEND", "agg")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+torch.set_num_threads(int(os.environ.get("SPRL_TEST_THREADS", 2)))
 
 
 def make_head(shape=(40, 44, 38), seed=0) -> np.ndarray:

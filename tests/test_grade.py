@@ -13,9 +13,7 @@ from sprl_utils.networks import Generator, save_weights
 from sprl_utils.provenance import sha256
 
 ROOT = Path(__file__).parents[1]
-NEEDED = shutil.ignore_patterns(
-    "runs", ".git", ".venv", ".pytest_cache", "__pycache__", "site", "smoke", "bench"
-)
+NEEDED = shutil.ignore_patterns("runs", ".git", ".venv", ".pytest_cache", "__pycache__", "site", "smoke")
 
 
 @pytest.fixture

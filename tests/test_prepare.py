@@ -1,10 +1,11 @@
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import make_head
-from distributed import LocalCluster
 
 from sprl_utils.manifest import Subject
 from sprl_utils.prepare import Recipe, load_prepared, prepare_all, prepare_subject
@@ -106,15 +107,29 @@ def test_a_bad_head_is_listed_and_left_out_unless_asked(tmp_path, scan):
     assert sorted(p.name for p in out.iterdir()) == ["index.json", "s1"]
 
 
+# In a process of its own: a cluster leaves variables in the environment of the process that starts it.
+CLUSTER = """
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        input()
+"""
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+
+
 def test_processes_and_a_dask_cluster_prepare_the_same(tmp_path, scan):
     subjects = [subject_of(scan, f"s{i}") for i in range(3)]
     files = {s.id: [scan] for s in subjects}
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with subprocess.Popen([sys.executable, "-c", CLUSTER], **PIPES) as cluster:
         runs = [
             prepare_all(subjects, files, tmp_path / "one", Recipe()),
             prepare_all(subjects, files, tmp_path / "two", Recipe(), jobs=2),
-            prepare_all(subjects, files, tmp_path / "dask", Recipe(), dask_address=cluster.scheduler_address),
+            prepare_all(
+                subjects, files, tmp_path / "dask", Recipe(), dask_address=cluster.stdout.readline().strip()
+            ),
         ]
+        cluster.stdin.close()
     for one, *others in zip(*runs, strict=True):
         for other in others:
             assert all(np.array_equal(getattr(one, k), getattr(other, k)) for k in ("hr", "lr", "brain"))

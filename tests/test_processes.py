@@ -33,7 +33,7 @@ def in_two(stage: str, prepared: Path, out: Path, **changes) -> subprocess.Popen
         f"RUNS[{stage!r}](Path({str(prepared)!r}), Path({str(out)!r}), **{changes!r})"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(code)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=os.environ | {"SPRL_TEST_THREADS": "1"}, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen) -> str:
