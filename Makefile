@@ -73,6 +73,8 @@ $(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb
 study:  ## Train for hours, with one person held out and then the other (resumable)
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
+	@$(MAKE) --no-print-directory PROFILE=study_all results/study_all/02_pretrain_generator.ipynb
+	@$(python) -m sprl_utils.weights
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
 	@$(MAKE) --no-print-directory claims
