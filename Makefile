@@ -109,8 +109,8 @@ notebooks: $(ready)  ## Refresh notebooks/*.ipynb from their .py and execute the
 	  || exit 1; \
 	done
 
-lab: $(ready)  ## Open JupyterLab
-	$(python) -m jupyterlab
+lab: $(ready)  ## Open JupyterLab (LAB="--no-browser --port=8889" for its options)
+	$(python) -m jupyterlab $(LAB)
 
 pins:  ## Print the exact versions that .venv is built from
 	@sed -n 's/^ *- *\([^ ]*==[^ ]*\) *$$/\1/p' environment.yml
