@@ -74,6 +74,9 @@ study:  ## Train for hours, with one person held out and then the other (resumab
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
 	@$(MAKE) --no-print-directory PROFILE=study_all results/study_all/02_pretrain_generator.ipynb
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27_2x2
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb_2x2
+	@$(MAKE) --no-print-directory PROFILE=study_all_2x2 results/study_all_2x2/02_pretrain_generator.ipynb
 	@$(python) -m sprl_utils.weights
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb

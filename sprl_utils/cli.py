@@ -25,6 +25,7 @@ from sprl_utils.provenance import repo_root, tune_process
 from sprl_utils.stages import NOTEBOOKS, parameters_of, processes_command, run_stage
 from sprl_utils.training import fabric_dtype, make_fabric, write_beside
 from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
+from sprl_utils.weights import find_weights
 
 ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
 
@@ -48,7 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     resolve = commands.add_parser("super-resolve", help="make a scan, or a folder of scans, sharper")
     resolve.add_argument("input", help="NIfTI or MGH file, a folder of them, or a quoted glob")
     resolve.add_argument("output", type=Path, help="NIfTI file, or a folder when several files come in")
-    resolve.add_argument("--weights", type=Path, required=True, help="generator.safetensors")
+    resolve.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="generator.safetensors, or a name of sprl_utils/weights/ (default: mDCSRN_2x2 for a matrix "
+        "enlarged by less than 3, else mDCSRN_4x4)",
+    )
     grid = resolve.add_mutually_exclusive_group()
     grid.add_argument(
         "--upsample",
@@ -112,11 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 def _super_resolve(args: argparse.Namespace) -> int:
     pairs = _pairs(args.input, args.output)
     fabric = make_fabric(args.device)
-    generator = channels_last(load_generator(args.weights)).to(fabric.device)
+    load = functools.cache(lambda path: channels_last(load_generator(path)).to(fabric.device))
+    if args.weights:  # wrong ones are told once, before any scan
+        load(find_weights(args.weights))
     failed = 0
     for source, target in pairs:
         try:
-            _resolve_one(args, source, target, generator, fabric_dtype(fabric))
+            _resolve_one(args, source, target, load, fabric_dtype(fabric))
         except Exception as error:  # one bad file must not keep the others from being done
             failed += 1
             print(f"sprl super-resolve: {source.name}: {_one_line(error)}", file=sys.stderr)
@@ -125,24 +133,25 @@ def _super_resolve(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _resolve_one(args: argparse.Namespace, source: Path, target: Path, generator, dtype) -> None:
+def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dtype) -> None:
     spread_target = target.with_name(target.name.replace(".nii", "_uncertainty.nii", 1))
     for path in (target, *([spread_target] if args.uncertainty else [])):
         _refuse_overwriting(path, args.force)
     scan = read_volume(source)
     factors = args.upsample or (factors_for(scan, args.voxel_size) if args.voxel_size else None)
+    weights = find_weights(args.weights, factors)
     axes = args.axes or [a for a in range(3) if factors and factors[a] > 1] or [1, 2]
     if factors:
         scan = to_fine_grid(scan, factors)
     bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
     sharper, spread = sharpen(
-        scan, generator, axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty, bar
+        scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty, bar
     )
-    done = f"sprl {__version__} {args.weights.name}"
+    done = f"sprl {__version__} {weights.name}"
     write_volume(target, sharper, scan, f"{done}: super-resolved")
     if spread is not None:
         write_volume(spread_target, spread, scan, f"{done}: SD over 8 mirror images")
-    print(f"{source.name}: wrote {target}")
+    print(f"{source.name}: wrote {target} with {weights.stem}")
 
 
 def _view(args: argparse.Namespace) -> int:

@@ -125,14 +125,15 @@ def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A `results_table` as Markdown: PSNR in dB with two decimals, SSIM and NRMSE with four."""
+    """A `results_table` as Markdown: PSNR in dB with two decimals, SSIM and NRMSE with four; - if missing."""
     heads = list(dict.fromkeys(head for head, _ in table.columns))
     lines = [
         "| method | " + " | ".join(f"{h}: PSNR / SSIM / NRMSE" for h in heads) + " |",
         "|---" * (len(heads) + 1) + "|",
     ]
     for method, row in table.iterrows():
-        cells = ["{:.2f} / {:.4f} / {:.4f}".format(*(row[(h, m)] for m in metrics.METRICS)) for h in heads]
+        values = [[row[(h, m)] for m in metrics.METRICS] for h in heads]
+        cells = ["-" if np.isnan(v).any() else "{:.2f} / {:.4f} / {:.4f}".format(*v) for v in values]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -150,7 +151,7 @@ def improvement(scores: pd.DataFrame, method: str, over: Sequence[str]) -> pd.Da
     """PSNR and SSIM of ``method`` minus those of each method in ``over``, whole volume, one row a head."""
     whole = scores[scores["region"] == "whole"].set_index(["subject", "method"])[["psnr", "ssim"]]
     parts = {other: whole.xs(method, level="method") - whole.xs(other, level="method") for other in over}
-    return pd.concat(parts, axis=1)
+    return pd.concat(parts, axis=1).dropna()
 
 
 def paired_interval(
@@ -168,7 +169,7 @@ def paired_interval(
     by_person = inside.groupby(["group", "method"])[list(metrics.METRICS)].mean()
     rows = []
     for other in over:
-        apart = by_person.xs(method, level="method") - by_person.xs(other, level="method")
+        apart = (by_person.xs(method, level="method") - by_person.xs(other, level="method")).dropna()
         for metric in metrics.METRICS:
             values = apart[metric].to_numpy()
             low, high = np.nan, np.nan

@@ -248,7 +248,7 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
         table = inside.pivot(index="subject", columns="method", values=metric)
         table = table.loc[inside["subject"].unique(), inside["method"].unique()]
         table.plot.bar(ax=ax, rot=0, width=0.8, legend=False, colormap="viridis", xlabel="")
-        low, high = table.to_numpy().min(), table.to_numpy().max()
+        low, high = table.min().min(), table.max().max()
         ax.set(title=label, ylim=(low - 0.3 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6)))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,14 @@ STUDIES = {
     "study_all": "mDCSRN_4x4",
     "study_colin27": "mDCSRN_4x4_without_colin27",
     "study_bb": "mDCSRN_4x4_without_bb",
+    "study_all_2x2": "mDCSRN_2x2",
+    "study_colin27_2x2": "mDCSRN_2x2_without_colin27",
+    "study_bb_2x2": "mDCSRN_2x2_without_bb",
 }
+#: Method under which held-out rows of shipped weights stand beside those of a run of one's own.
+SHIPPED = "mDCSRN, shipped"
+#: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
+SAME_LR = 1e-3
 CARD = """# Model card
 
 Made by `python -m sprl_utils.weights` from the study's runs; not written by hand.
@@ -52,22 +60,72 @@ def shipped(name: str = "mDCSRN_4x4") -> Path:
     return path
 
 
+def find_weights(given: str | None, factors: Sequence[float] | None = None) -> Path:
+    """Path of weights: one's own, shipped ones by name, or (None) the shipped ones for a scan.
+
+    Args:
+        factors: by which the scan's matrix was enlarged; None: not known, it lay on the fine grid. Enlarged
+            by less than 3, it is for the weights that learned from half of k-space an axis.
+
+    Raises:
+        FileNotFoundError: no such file, or none shipped by that name.
+    """
+    if given is None:
+        return shipped("mDCSRN_2x2" if factors and max(factors) < 3 else "mDCSRN_4x4")
+    return shipped(given) if Path(given).name == given and not Path(given).suffix else Path(given)
+
+
+def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.DataFrame:
+    """What shipped weights score on the heads of ``scores``, from the study's run without that person.
+
+    Args:
+        scores: rows of `sprl_utils.evaluation.score`.
+        results: the folder of all profiles' results.
+        profile: whose scores they are; its own results are no news to it.
+
+    Returns:
+        Rows as in ``scores``, of method `SHIPPED`, for those heads and regions on which zero-filling scores
+        the same in both: there HR and LR are the same. Empty where there are none.
+    """
+    keys = ["subject", "region"]
+    lr = scores[scores["method"] == "zero-filled"].set_index(keys)["psnr"]
+    found = [scores.head(0)]
+    for study in STUDIES:
+        path = results / study / "metrics.csv"
+        if study == profile or not path.exists():
+            continue
+        theirs = pd.read_csv(path)
+        apart = theirs[theirs["method"] == "zero-filled"].set_index(keys)["psnr"] - lr
+        rows = theirs[theirs["method"] == "mDCSRN"].set_index(keys, drop=False)
+        same = apart.index[apart.abs() < SAME_LR]
+        found.append(rows[rows.index.isin(same)].assign(method=SHIPPED))
+    return pd.concat(found, ignore_index=True)
+
+
 def describe(profile: str, results: Path, weights: Path) -> dict:
-    """One entry of the card, from what the run wrote into ``results/<profile>/``."""
+    """One entry of the card, from what the run wrote into ``results/<profile>/``.
+
+    Raises:
+        ValueError: the weights are not those that the run wrote.
+    """
     folder = results / profile
     prepared, trained = (
         json.loads((folder / f"{stage}_environment.json").read_text()) for stage in ("01", "02")
     )
+    told = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"]
+    if sha256(weights) != told:
+        raise ValueError(f"{weights.name}: expected sha256 {told} of profile {profile}, found another")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
     return {
         "sha256": sha256(weights),
-        "made_by": f"make reproduce PROFILE={profile}",
+        "made_by": f"make study, profile {profile}",
         "commit": trained["git"]["commit"],
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
         "keep": prepared["profile"]["keep"],
         "trained_on": [head for head, split in heads.items() if split == "train"],
         "synthetic_heads": prepared["profile"]["synthetic_heads"],
         "steps": settings["steps"],
+        "goes_on_from": [path for path in trained["inputs"] if path.endswith(".safetensors")],
         "cubes": f"{settings['batch_size']} of {settings['patch_size']} voxels",
         "seed": settings["seed"],
         "held_out": _held_out(folder / "metrics.csv"),
@@ -94,7 +152,8 @@ def as_markdown(card: dict[str, dict]) -> str:
             for row in entry["held_out"]
         )
         heads, held_out = ", ".join(entry["trained_on"]), held_out or "nobody: see those without one person"
-        rows.append(f"| {name} | {heads} | {entry['synthetic_heads']} | {entry['steps']:,} | {held_out} |")
+        steps = f"{entry['steps']:,}" + "".join(f", from {Path(p).parts[1]}" for p in entry["goes_on_from"])
+        rows.append(f"| {name} | {heads} | {entry['synthetic_heads']} | {steps} | {held_out} |")
     return CARD.format(rows="\n".join(rows))
 
 

@@ -77,3 +77,12 @@ def test_a_constant_difference_has_an_interval_of_no_width_and_one_person_none()
 def test_improvement_is_a_difference_per_head():
     rows = [("a", "a1", "net", 31.0), ("a", "a1", "cubic", 30.5)]
     assert evaluation.improvement(scores(rows), "net", ["cubic"]).loc["a1", ("cubic", "psnr")] == 0.5
+
+
+def test_a_method_known_on_one_head_alone_is_compared_there():
+    rows = [("a", "a1", "net", 31.0), ("a", "a1", "cubic", 30.5), ("b", "b1", "cubic", 20.0)]
+    assert list(evaluation.improvement(scores(rows), "net", ["cubic"]).index) == ["a1"]
+    row = evaluation.paired_interval(scores(rows), "net", ["cubic"]).iloc[0]
+    assert (row["difference"], row["people"]) == (0.5, 1)
+    table = evaluation.as_markdown(evaluation.results_table(scores(rows), "whole"))
+    assert "| net | 31.00 / 0.3100 / 0.1000 | - |" in table

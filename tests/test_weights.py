@@ -19,9 +19,13 @@ DEMO = Path(__file__).parents[1] / "results" / "demo"
 def root(tmp_path) -> Path:
     """A repository in which the run without colin27 is finished (with the demo's numbers)."""
     torch.manual_seed(0)
-    save_weights(Generator(), tmp_path / "runs/study_colin27/pretrain/generator.safetensors")
+    made = "runs/study_colin27/pretrain/generator.safetensors"
+    save_weights(Generator(), tmp_path / made)
     (tmp_path / "results").mkdir()
-    shutil.copytree(DEMO, tmp_path / "results/study_colin27")
+    results = Path(shutil.copytree(DEMO, tmp_path / "results/study_colin27"))
+    facts = json.loads((results / "02_environment.json").read_text())
+    facts["outputs"] = {made: sha256(tmp_path / made)}
+    (results / "02_environment.json").write_text(json.dumps(facts))
     return tmp_path
 
 
@@ -49,6 +53,38 @@ def test_weights_whose_run_is_elsewhere_stay(root, tmp_path):
     card = weights.take_over(root, tmp_path / "weights")
     shutil.rmtree(root / "runs")
     assert weights.take_over(root, tmp_path / "weights") == card
+
+
+def test_weights_of_another_run_get_no_card(root, tmp_path):
+    torch.manual_seed(1)
+    save_weights(Generator(), root / "runs/study_colin27/pretrain/generator.safetensors")
+    with pytest.raises(ValueError, match="expected sha256 .* of profile study_colin27, found another"):
+        weights.take_over(root, tmp_path / "weights")
+
+
+def test_held_out_rows_stand_beside_the_same_heads_alone(root):
+    scores = pd.read_csv(DEMO / "metrics.csv")
+    moved = scores["subject"].eq("bb1")
+    scores.loc[moved, "psnr"] += 0.01  # another LR
+    rows = weights.held_out_rows(scores, root / "results")
+    assert set(rows["subject"]) == {"colin27", "bb2"} and set(rows["method"]) == {weights.SHIPPED}
+    assert list(rows.columns) == list(scores.columns) and len(rows) == 4  # two regions
+    told = pd.read_csv(DEMO / "metrics.csv").query("subject == 'bb2' and method == 'mDCSRN'")["psnr"]
+    assert list(rows.query("subject == 'bb2'")["psnr"]) == list(told)
+    assert weights.held_out_rows(scores, root / "results", "study_colin27").empty  # its own
+    assert weights.held_out_rows(scores, root / "nowhere").empty
+
+
+def test_which_weights_a_scan_gets(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    for name in ("mDCSRN_4x4", "mDCSRN_2x2"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert weights.find_weights(None).stem == "mDCSRN_4x4"
+    assert weights.find_weights(None, (1, 2, 2)).stem == "mDCSRN_2x2"
+    assert weights.find_weights(None, (1, 1, 4)).stem == "mDCSRN_4x4"
+    assert weights.find_weights("mDCSRN_2x2", (1, 4, 4)).stem == "mDCSRN_2x2"
+    assert weights.find_weights("own.safetensors") == Path("own.safetensors")
+    assert weights.find_weights("runs/own") == Path("runs/own")
 
 
 def test_a_name_that_is_not_there_tells_those_that_are(monkeypatch, root, tmp_path):
