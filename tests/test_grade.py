@@ -5,12 +5,19 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from sprl_utils import grade
+from sprl_utils.kspace import truncate_kspace
+from sprl_utils.manifest import Subject, write_manifest
 from sprl_utils.networks import Generator, save_weights
+from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import sha256
+from sprl_utils.volumes import intensity_scale
 
 ROOT = Path(__file__).parents[1]
 NEEDED = shutil.ignore_patterns("runs", ".git", ".venv", ".pytest_cache", "__pycache__", "site", "smoke")
@@ -131,6 +138,32 @@ def test_weights_that_are_those_of_the_card_pass(copy):
     add_weights(copy)
     table = grade.grade(copy).set_index("criterion")
     assert table.loc["Trained weights", "verdict"] == grade.PASS
+
+
+@pytest.mark.filterwarnings("ignore:brain mask")
+@pytest.mark.parametrize(("dB", "verdict"), [(0.0, grade.PASS), (0.1, grade.FAIL)])
+def test_weights_are_run_again_on_heads_they_have_not_seen(tmp_path, dB, verdict):
+    """Weights that return their input score what zero-filling scores: scikit-image says how much."""
+    ball = np.linalg.norm(np.indices((24, 32, 28)) - np.array([12, 16, 14])[:, None, None, None], axis=0) < 9
+    head = (1000 * ball * (1 + 0.2 * np.random.default_rng(0).random(ball.shape))).astype(np.float32)
+    nib.save(nib.Nifti1Image(head, np.eye(4)), tmp_path / "anna.nii.gz")
+    (tmp_path / "data_manifest").mkdir()
+    anna = Subject("anna", "local", str(tmp_path / "anna.nii.gz"), group="anna", split="test", kind="person")
+    write_manifest([anna], tmp_path / "data_manifest/demo.csv")
+
+    hr = np.minimum(head / np.float32(intensity_scale(head)), CLIP)
+    lr = truncate_kspace(hr, [None, 0.5, 0.5])
+    told = {"head": "anna", "region": "whole", "psnr": peak_signal_noise_ratio(hr, lr, data_range=1) + dB,
+            "ssim": structural_similarity(hr, lr, data_range=1)}  # fmt: skip
+    folder = tmp_path / "sprl_utils/weights"
+    save_weights(Generator(init="identity"), folder / "same.safetensors")
+    (folder / "card.json").write_text(json.dumps({"same.safetensors": {"keep": 0.5, "held_out": [told]}}))
+    (item,) = [item for item in grade.LONG if "metrics" in item.criterion]
+    if verdict == grade.PASS:
+        assert "largest differences {'psnr': 0." in item.check(tmp_path)
+    else:
+        with pytest.raises(grade.Failed, match="same.safetensors: differs from card.json by {'psnr': 0.1"):
+            item.check(tmp_path)
 
 
 def test_the_command_prints_writes_and_says_by_its_status(copy, monkeypatch, capsys):
