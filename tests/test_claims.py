@@ -32,20 +32,29 @@ def test_six_times_is_six_times(tmp_path, seconds, verdict):
     assert cells[-1] == verdict and f"{seconds / 2:.1f} times faster" in cells[2]
 
 
-def test_one_head_that_gets_worse_is_enough_not_to_support_restoration(tmp_path):
-    (tmp_path / "demo").mkdir()
-    table = pd.DataFrame(
-        [
-            ("a", "brain", "zero-filled", 30.0),
-            ("a", "brain", "mDCSRN", 31.0),
-            ("b", "brain", "zero-filled", 30.0),
-            ("b", "brain", "mDCSRN", 29.9),
-        ],
-        columns=["subject", "region", "method", "psnr"],
-    )
-    table.to_csv(tmp_path / "demo/metrics.csv")
+def write_scores(folder, heads):
+    """``metrics.csv`` with the gain of mDCSRN over zero-filling in the brain of each head (PSNR and SSIM)."""
+    folder.mkdir()
+    columns = ["subject", "region", "method", "psnr", "ssim"]
+    rows = [(head, "brain", "zero-filled", 30.0, 0.5) for head in heads]
+    rows += [(head, "brain", "mDCSRN", 30 + psnr, 0.5 + ssim) for head, (psnr, ssim) in heads.items()]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "metrics.csv")
+
+
+@pytest.mark.parametrize("worse", [(-0.1, 0.01), (0.1, -0.01)])
+def test_one_head_that_gets_worse_is_enough_not_to_support_restoration(tmp_path, worse):
+    write_scores(tmp_path / "demo", {"a": (1.0, 0.01), "b": worse})
     cells = row(tmp_path, "restores more")
-    assert cells[2] == "against zero-filling: a +1.00 dB, b -0.10 dB" and cells[-1] == "not supported"
-    table["psnr"] = table["psnr"].where(table["method"] != "mDCSRN", 31)
-    table.to_csv(tmp_path / "demo/metrics.csv")
-    assert row(tmp_path, "restores more")[-1] == "supported"
+    told = f"b {worse[0]:+.2f} dB and {worse[1]:+.3f} SSIM"
+    assert cells[2] == f"against zero-filling: a +1.00 dB and +0.010 SSIM, {told}"
+    assert cells[-1] == "not supported"
+
+
+def test_the_long_runs_take_the_demos_place(tmp_path):
+    write_scores(tmp_path / "demo", {"a": (-1.0, 0.01)})
+    write_scores(tmp_path / "study_colin27", {"a": (1.0, 0.01)})
+    write_scores(tmp_path / "study_bb", {"b": (2.0, 0.01)})
+    cells = row(tmp_path, "restores more")
+    assert cells[2] == "against zero-filling: a +1.00 dB and +0.010 SSIM, b +2.00 dB and +0.010 SSIM"
+    assert "`study_colin27`, `study_bb`" in cells[3] and cells[-1] == "supported"
+    assert row(tmp_path, "2x2")[-1] == "not measured yet"
