@@ -113,8 +113,8 @@ figures.save(figure, results / "figures" / "kspace.png")
 
 # %% [markdown]
 # **What is to be seen** (training head). HR has energy over the whole plane, most of it near the centre; in
-# LR only the central rectangle is left. The faint haze outside it in LR is the magnitude's doing: $|\cdot|$
-# is not linear.
+# LR only the central rectangle is left. The faint haze outside it in LR, and the square of twice its width,
+# are the magnitude's doing: $|\cdot|$ is not linear, and $|x|^2$ holds frequencies twice as high as $x$.
 #
 # Then as images, in three planes, cut to the brain:
 

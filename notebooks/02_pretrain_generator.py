@@ -126,7 +126,8 @@ plan = training.PretrainSettings(
     steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
     rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
     rate_warmup=rate_warmup, average=average, model=model, init=init, seed=seed, every=pretrain_every)
-curve = figures.LiveCurve({"L1": ["train_l1", "l1"], "PSNR (dB)": ["psnr"], "SSIM": ["ssim"]})
+curve = figures.LiveCurve({"L1": {"train_l1": "training", "l1": "validation"},
+                           "PSNR (dB)": {"psnr": "validation"}, "SSIM": {"ssim": "validation"}})
 if devices > 1:
     history = stages.in_processes("pretrain", globals(), devices, curve)
 else:
@@ -148,7 +149,7 @@ pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
 # %% [markdown]
 # ## Along the way
 #
-# The same validation patch at the checkpoints, beside its LR and HR.
+# The validation patch with most contrast at the checkpoints, between its LR and HR.
 
 # %%
 saved = sorted((runs / "pretrain" / "examples").glob("*.npy"))
@@ -157,12 +158,11 @@ figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for
 figures.save(figure, results / "figures" / "pretrain_examples.png")
 
 # %% [markdown]
-# **What is to be seen** (validation head, middle axial slice of one patch). LR and HR (first and last row) do
-# not change; SR starts as LR, and gains what contrast at edges the steps of this run could teach: after
-# minutes, little that the eye can find.
+# **What is to be seen** (validation head, middle axial slice of one patch). SR starts as LR, and gains what
+# contrast at edges the steps of this run could teach: after minutes, little that the eye can find.
 
 # %%
-figure = figures.curves(history, curve.panels)
+figure = figures.curves(history, curve.panels, lr_scores)
 figures.save(figure, results / "figures" / "pretrain_curves.png")
 figures.plt.close(figure)
 history.to_csv(results / "pretrain_history.csv", index=False)

@@ -122,8 +122,8 @@ plan = training.GanSettings(
     penalty_weight=penalty_weight, patch_size=patch_size, head=discriminator_head,
     negative_slope=negative_slope, width=discriminator_width, seed=seed, every=gan_every,
     validate_every=gan_validate_every)
-panels = {"Wasserstein estimate": ["wasserstein"], "gradient penalty": ["penalty"], "L1 of G": ["l1"],
-          "mean change of G's weights": ["weight_change"]}
+panels = {"Wasserstein estimate": {"wasserstein": "D steps"}, "gradient penalty": {"penalty": "D steps"},
+          "L1 of G": {"l1": "training, G steps"}, "mean change of G's weights": {"weight_change": "G"}}
 curve = figures.LiveCurve(panels)
 if devices > 1:
     history = stages.in_processes("gan", globals(), devices, curve)

@@ -141,7 +141,7 @@ assert apart.head(10).max() < 0.02
 # %% [markdown]
 # ## The other networks
 #
-# > *The paper* says of mDCSRN that it runs six times faster; than SRResNet, by the authors' own repository.
+# > *The paper* says of mDCSRN that it runs 6x faster; its authors' repository adds: than SRResNet.
 #
 # Each generator once on the same cube on HR's grid, in this study's implementation of all of them. The
 # paper's SRResNet may have worked on the coarse grid; ours does not, because LR comes zero-filled.

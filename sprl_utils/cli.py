@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
@@ -79,15 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     resolve.set_defaults(run=_super_resolve)
 
     evaluate = commands.add_parser("evaluate", help="PSNR, SSIM and NRMSE of a volume against another")
-    evaluate.add_argument("sr", type=Path)
-    evaluate.add_argument("hr", type=Path)
+    evaluate.add_argument("sr", type=Path, help="the volume to judge")
+    evaluate.add_argument("hr", type=Path, help="the true one, on the same grid")
     evaluate.set_defaults(run=_evaluate)
 
     degrade = commands.add_parser("degrade", help="cut k-space: low resolution on the same grid")
-    degrade.add_argument("hr", type=Path)
-    degrade.add_argument("lr", type=Path)
+    degrade.add_argument("hr", type=Path, help="scan to degrade")
+    degrade.add_argument("lr", type=Path, help="NIfTI file to write")
     degrade.add_argument("--keep", type=float, default=0.25, help="share of the samples kept an axis (0.25)")
-    degrade.add_argument("--axes", type=int, nargs="+", default=[1, 2], metavar="AXIS")
+    degrade.add_argument(
+        "--axes", type=int, nargs="+", default=[1, 2], metavar="AXIS", help="array axes to cut (1 2)"
+    )
     degrade.add_argument("--force", action="store_true", help="overwrite a file that is there")
     degrade.set_defaults(run=_degrade)
 
@@ -151,7 +154,8 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
     write_volume(target, sharper, scan, f"{done}: super-resolved")
     if spread is not None:
         write_volume(spread_target, spread, scan, f"{done}: SD over 8 mirror images")
-    print(f"{source.name}: wrote {target} with {weights.stem}")
+    size = " x ".join(f"{edge:.2f}" for edge in scan.voxel_size)
+    print(f"{source.name}: wrote {target} (voxels of {size} mm, {weights.stem})")
 
 
 def _view(args: argparse.Namespace) -> int:
@@ -167,7 +171,7 @@ def _view(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     sr, hr = read_volume(args.sr), read_volume(args.hr)
-    check_pair(args.sr.name, hr, sr)
+    check_pair(args.sr.name, hr, sr, "SR")
     scale = np.float32(intensity_scale(hr.data))
     for name in metrics.METRICS:
         print(f"{name}: {getattr(metrics, name)(sr.data / scale, hr.data / scale):.4f}")
@@ -176,9 +180,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _degrade(args: argparse.Namespace) -> int:
     _refuse_overwriting(args.lr, args.force)
+    if not set(args.axes) <= {0, 1, 2}:
+        raise ValueError(f"axes: expected some of 0, 1, 2, found {args.axes}")
     hr = read_volume(args.hr)
     lr = truncate_kspace(hr.data, [args.keep if a in args.axes else None for a in range(3)])
     write_volume(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space")
+    print(f"{args.hr.name}: wrote {args.lr}")
     return 0
 
 
@@ -212,6 +219,8 @@ def _manifest(args: argparse.Namespace) -> int:
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)
     print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))
+    if empty := [s for s in SPLITS[:2] + SPLITS[-1:] if not counts[s]]:
+        print(f"{args.output}: nobody in {', '.join(empty)}; change the column 'split'", file=sys.stderr)
     return 0
 
 
@@ -224,6 +233,7 @@ def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
         return [(source, output / f"{_stem(source)}_sr.nii.gz" if output.is_dir() else output)]
     else:
         found = sorted(map(Path, glob(given)))
+    found = [path for path in found if not _is_result(path)]
     if not found:
         raise FileNotFoundError(f"{given}: expected scans ending in {', '.join(ENDINGS)}, found none")
     if output.name.endswith(ENDINGS):
@@ -232,6 +242,15 @@ def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
     if len(set(targets)) < len(targets):
         raise ValueError(f"{given}: expected different names, found two that would be written as one")
     return list(zip(found, targets, strict=True))
+
+
+def _is_result(path: Path) -> bool:
+    """Whether `sprl super-resolve` wrote the file; what cannot be read is no result, and an error later."""
+    try:
+        told = bytes(nib.load(path).header["descrip"]).decode("ascii", "replace")
+    except Exception:
+        return False
+    return told.startswith("sprl ") and ("super-resolved" in told or "mirror images" in told)
 
 
 def _stem(path: Path) -> str:

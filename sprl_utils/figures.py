@@ -33,18 +33,26 @@ def banner(profile: str) -> None:
         display(
             Markdown(
                 "> **SMOKE RUN**: cropped heads and a handful of training steps, to see that everything "
-                "works. Numbers and pictures below are *not* results; those are in `results/demo/`."
+                "works. Numbers and pictures below are *not* results; those are in the other folders of "
+                "`results/`."
             )
         )
 
 
 def brain_box(brain: np.ndarray, margin: int = 4) -> tuple[slice, ...]:
-    """Bounding box of a brain mask with a margin; the whole volume if the mask is empty."""
+    """Bounding box of a brain mask with a margin; the whole volume if the mask is empty.
+
+    Planes that meet less than a twentieth of what the fullest one does are left out: a mask that follows the
+    spinal cord would else bring neck and face into the picture.
+    """
     if not brain.any():
         return tuple(slice(0, n) for n in brain.shape)
-    found = np.argwhere(brain)
-    low, high = found.min(axis=0), found.max(axis=0) + 1
-    return tuple(slice(max(int(a) - margin, 0), int(b) + margin) for a, b in zip(low, high, strict=True))
+    box = []
+    for axis in range(3):
+        met = brain.sum(axis=tuple(a for a in range(3) if a != axis))
+        planes = np.flatnonzero(met >= 0.05 * met.max())
+        box.append(slice(max(int(planes[0]) - margin, 0), int(planes[-1]) + 1 + margin))
+    return tuple(box)
 
 
 def _show(ax: Axes, image: np.ndarray, axis: int, index: int, **style) -> None:
@@ -131,48 +139,52 @@ def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: 
 
 
 def examples(steps: dict[str, np.ndarray]) -> Figure:
-    """LR, SR and HR of the example patch (rows), its middle axial slice, as training went on (columns).
+    """The example patch's middle axial slice: LR, SR as training went on, HR.
 
     Args:
-        steps: title -> array ``(3, x, y, z)`` of LR, SR, HR.
+        steps: title -> array ``(3, x, y, z)`` of LR, SR, HR; LR and HR are the same in all.
     """
-    figure, axes = plt.subplots(
-        3, len(steps), figsize=(1.9 * len(steps) + 0.4, 5.8), squeeze=False, layout="constrained"
-    )
-    for column, (title, images) in enumerate(steps.items()):
-        for row, name in enumerate(("LR", "SR", "HR")):
-            _show(axes[row, column], images[row], 2, images.shape[-1] // 2)
-            axes[row, 0].set_ylabel(name)
-        axes[0, column].set_title(title, fontsize=9)
+    first = next(iter(steps.values()))
+    shown = {"LR": first[0], **{f"SR, {title}": images[1] for title, images in steps.items()}, "HR": first[2]}
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.9 * len(shown), 2.3), layout="constrained")
+    for ax, (title, image) in zip(axes, shown.items(), strict=True):
+        _show(ax, image, 2, image.shape[-1] // 2)
+        ax.set_title(title, fontsize=9)
     return figure
 
 
-def comparison(images: dict[str, np.ndarray], subject: Prepared, error_range: float = 0.2) -> Figure:
+def comparison(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
     """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
+
+    The axial plane is the one with most brain in it, the others are the middle ones. Error maps share one
+    colour scale, which ends where 2 % of the first image's errors are larger.
 
     Args:
         images: method -> volume; HR is added as the last column.
-        error_range: colour scale of the error maps, in shares of the data range.
     """
     hr = as_seen(subject.hr, subject)
     shown = {name: as_seen(image, subject) for name, image in images.items()} | {"HR": hr}
     figure, axes = plt.subplots(
         7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False, layout="constrained"
     )
-    error_style = {"cmap": "RdBu_r", "vmin": -error_range, "vmax": error_range}
-    zoom = _zoom_box(hr.shape)
+    largest = np.percentile(np.abs(next(iter(shown.values())) - hr), 98)
+    error_style = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
+    places = (hr.shape[0] // 2, hr.shape[1] // 2, _most_brain(subject))
+    zoom = _zoom_box(hr.shape, places[2])
+    contrast = dict(zip(("vmin", "vmax"), np.percentile(hr[zoom], (1, 99)), strict=True))
     for column, (name, image) in enumerate(shown.items()):
-        for axis in range(3):
-            middle = hr.shape[axis] // 2
-            _show(axes[2 * axis, column], image, axis, middle)
-            _show(axes[2 * axis + 1, column], image - hr, axis, middle, **error_style)
+        for axis, place in enumerate(places):
+            _show(axes[2 * axis, column], image, axis, place)
             axes[2 * axis, 0].set_ylabel(PLANES[axis])
-            axes[2 * axis + 1, 0].set_ylabel(f"minus HR, ±{error_range:g}")
-            axes[2 * axis + 1, -1].set_visible(column < len(shown) - 1)  # HR minus itself is nothing to see
-        _show(axes[6, column], image[zoom], 2, 0)
-        width, height = zoom[0].stop - zoom[0].start, zoom[1].stop - zoom[1].start
-        corner = (zoom[0].start, zoom[1].start)
-        axes[4, column].add_patch(Rectangle(corner, width, height, fill=False, color="tab:orange"))
+            axes[2 * axis + 1, 0].set_ylabel("minus HR")
+            if name == "HR":  # minus itself is nothing to see: room for the scale
+                axes[2 * axis + 1, column].axis("off")
+                scale = axes[2 * axis + 1, column].inset_axes((0.1, 0.1, 0.08, 0.8))
+                figure.colorbar(axes[2 * axis + 1, 0].images[0], cax=scale)
+            else:
+                _show(axes[2 * axis + 1, column], image - hr, axis, place, **error_style)
+        _show(axes[6, column], image[zoom], 2, 0, **contrast)
+        _frame(axes[4, column], zoom)
         axes[0, column].set_title(name)
     axes[6, 0].set_ylabel("zoom, axial")
     figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
@@ -196,21 +208,39 @@ def shell_correlation(images: dict[str, np.ndarray], subject: Prepared) -> Figur
     return figure
 
 
-def _zoom_box(shape: Sequence[int]) -> tuple[slice, slice, slice]:
-    """The middle third of one half of the axial middle slice."""
-    x, y, z = shape
-    return slice(x // 2, x // 2 + x // 3), slice(y // 3, y // 3 + x // 3), slice(z // 2, z // 2 + 1)
+def _zoom_box(shape: Sequence[int], axial: int) -> tuple[slice, slice, slice]:
+    """A third of an axial slice, behind and to one side, where cortex is folded."""
+    x, y, _ = shape
+    left, back = x * 9 // 16, y // 8
+    return slice(left, left + x // 3), slice(back, back + x // 3), slice(axial, axial + 1)
 
 
-def strip(images: dict[str, np.ndarray], subject: Prepared, axis: int = 2) -> Figure:
-    """One slice through each image, side by side: the picture for a front page."""
+def _most_brain(subject: Prepared) -> int:
+    """The axial slice of `as_seen` with most brain in it."""
+    return int(as_seen(subject.brain, subject).sum(axis=(0, 1)).argmax())
+
+
+def _frame(ax: Axes, zoom: tuple[slice, slice, slice]) -> None:
+    """Mark what is enlarged elsewhere."""
+    width, height = (place.stop - place.start for place in zoom[:2])
+    corner = (zoom[0].start, zoom[1].start)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, color="tab:orange"))
+
+
+def strip(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
+    """An axial slice of each image, side by side, and a zoom below: the picture for a front page."""
     figure, axes = plt.subplots(
-        1, len(images), figsize=(3.2 * len(images), 4.2), squeeze=False, layout="constrained"
-    )
-    for ax, (name, image) in zip(axes[0], images.items(), strict=True):
+        2, len(images), figsize=(3 * len(images), 6.4), squeeze=False, layout="constrained",
+        height_ratios=(1.25, 1),
+    )  # fmt: skip
+    axial = _most_brain(subject)
+    for (above, below), (name, image) in zip(axes.T, images.items(), strict=True):
         image = as_seen(image, subject)
-        _show(ax, image, axis, image.shape[axis] // 2)
-        ax.set_title(name)
+        zoom = _zoom_box(image.shape, axial)
+        _show(above, image, 2, axial)
+        _frame(above, zoom)
+        _show(below, image[zoom], 2, 0)
+        above.set_title(name)
     return figure
 
 
@@ -226,7 +256,7 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
     index: dict[str, dict[str, str]] = {}
     for head in heads:
         name = head.meta["id"]
-        most = int(as_seen(head.brain, head).sum(axis=(0, 1)).argmax())
+        most = _most_brain(head)
         for number, (kind, image) in enumerate(images[name].items()):
             file = f"{name}_{number}.png"
             style = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower", "metadata": {"Software": None}}
@@ -260,20 +290,25 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
     return figure
 
 
-def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
+def curves(
+    history: pd.DataFrame, panels: dict[str, dict[str, str]], zero_filled: dict[str, float] | None = None
+) -> Figure:
     """Columns of a training history against the step, one panel for each entry.
 
     Args:
-        panels: axis label -> columns drawn there; columns that the history lacks are left out.
+        panels: axis label -> column drawn there -> its name; columns that the history lacks are left out.
+        zero_filled: column -> what zero-filled LR scores there, drawn as a line.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 3.1), squeeze=False, layout="constrained"
     )
     for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
-        for column in columns:
+        for column, name in columns.items():
             if column in history:
                 known = history.dropna(subset=[column])
-                ax.plot(known["step"], known[column], marker=".", label=column)
+                ax.plot(known["step"], known[column], marker=".", label=name)
+            if zero_filled and column in zero_filled:
+                ax.axhline(zero_filled[column], color="black", ls="--", lw=0.8, label="zero-filled")
         ax.set(xlabel="step", ylabel=label)
         if ax.lines:  # before the first validation there is nothing to name
             ax.legend(fontsize=8)
@@ -284,7 +319,7 @@ def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
 class LiveCurve:
     """A training curve in a notebook that is redrawn in place; called with the history at each checkpoint."""
 
-    def __init__(self, panels: dict[str, Sequence[str]]):
+    def __init__(self, panels: dict[str, dict[str, str]]):
         self.panels, self.handle = panels, None
 
     def __call__(self, history: pd.DataFrame) -> None:
@@ -305,8 +340,8 @@ def speed(ratios: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)
     last = last.dropna(subset=["times_faster"]).sort_values("times_faster")
-    bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"], color="tab:blue")
-    left.bar_label(bars, fmt="%.1fx", padding=3, fontsize=8)
+    bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"] - 1, left=1, color="tab:blue")
+    left.bar_label(bars, [f"{times:.1f}x" for times in last["times_faster"]], padding=3, fontsize=8)
     left.axvline(1, color="black", linewidth=0.8)
     left.set(xscale="log", xlabel="times faster than the original procedure")
     left.margins(x=0.15)

@@ -526,8 +526,11 @@ def set_batchnorm(generator: Generator, images: Sequence[Tensor]) -> None:
 def validate_patches(
     generator: nn.Module, patches: Patches, count: int, fabric: Fabric, out: Path, step: int
 ) -> dict[str, float]:
-    """Mean L1, PSNR and SSIM of the fixed validation patches; patch 0 is kept as an example LR | SR | HR."""
-    was_training, scores = generator.training, []
+    """Mean L1, PSNR and SSIM of the fixed validation patches.
+
+    The one with most contrast is kept as an example: LR | SR | HR.
+    """
+    was_training, scores, examples = generator.training, [], []
     generator.eval()
     for i in range(count):
         lr, hr = (t.to(fabric.device) for t in batch(patches, i, 1))
@@ -541,9 +544,11 @@ def validate_patches(
                 "ssim": metrics.ssim(restored, high),
             }
         )
-        if i == 0 and fabric.is_global_zero:
-            (out / "examples").mkdir(exist_ok=True)
-            np.save(out / "examples" / f"step_{step + 1:07d}.npy", np.stack([low, restored, high]))
+        examples.append(np.stack([low, restored, high]))
+    if fabric.is_global_zero:
+        (out / "examples").mkdir(exist_ok=True)
+        example = max(examples, key=lambda images: images[2].std())
+        np.save(out / "examples" / f"step_{step + 1:07d}.npy", example)
     generator.train(was_training)
     return pd.DataFrame(scores).mean().to_dict()
 

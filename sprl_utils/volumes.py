@@ -228,21 +228,21 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         beside.unlink(missing_ok=True)
 
 
-def check_pair(subject: str, hr: Volume, lr: Volume) -> None:
-    """Refuse an LR that does not lie on the HR grid; a file that says nothing of its place may be anywhere.
+def check_pair(subject: str, hr: Volume, lr: Volume, name: str = "LR") -> None:
+    """Refuse an LR (or a ``name``) off the HR grid; a file that says nothing of its place may be anywhere.
 
     Raises:
         ValueError: the shapes differ, or a corner of LR lies more than a tenth of a voxel from HR's.
     """
     if hr.data.shape != lr.data.shape:
         raise ValueError(
-            f"subject {subject}: expected LR on the grid of HR, "
-            f"found HR {hr.data.shape} and LR {lr.data.shape}"
+            f"subject {subject}: expected {name} on the grid of HR, "
+            f"found HR {hr.data.shape} and {name} {lr.data.shape}"
         )
     placed = all(any(v.header.get(f"{form}form_code", 1) for form in "sq") for v in (hr, lr))
     if placed and (off := _corners_apart(hr.data.shape, hr.affine, lr.affine)) > 0.1:
         raise ValueError(
-            f"subject {subject}: expected HR and LR with one affine, found corners {off:.1f} voxels apart"
+            f"subject {subject}: expected HR and {name} with one affine, found corners {off:.1f} voxels apart"
         )
 
 

@@ -42,8 +42,8 @@ Made by `python -m sprl_utils.weights` from the study's runs; not written by han
 the profile that `made_by` names there; data and their terms in `data_manifest/README.md`.
 
 **Limits.** T1-weighted heads of adults at 1 mm. Learned from two people at most, group averages and
-synthetic heads; one seed. Low resolution was simulated by cutting k-space on two axes, on HR's intensity
-scale. What the network adds is a guess: not for diagnosis.
+synthetic heads; one seed. The recipe was chosen while bb was trained on. Low resolution was simulated by
+cutting k-space on two axes, on HR's intensity scale. What the network adds is a guess: not for diagnosis.
 """
 
 
@@ -55,8 +55,8 @@ def shipped(name: str = "mDCSRN_4x4") -> Path:
     """
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in FOLDER.glob("*.safetensors"))) or "none"
-        raise FileNotFoundError(f"shipped weights: expected one of {there}, found {name!r}")
+        there = ", ".join(sorted(p.stem for p in FOLDER.glob("*.safetensors"))) or "none, train your own"
+        raise FileNotFoundError(f"shipped weights: there are {there}; found no {name!r}")
     return path
 
 

@@ -58,3 +58,20 @@ def test_the_long_runs_take_the_demos_place(tmp_path):
     assert cells[2] == "against zero-filling: a +1.00 dB and +0.010 SSIM, b +2.00 dB and +0.010 SSIM"
     assert "`study_colin27`, `study_bb`" in cells[3] and cells[-1] == "supported"
     assert row(tmp_path, "2x2")[-1] == "not measured yet"
+
+
+@pytest.mark.parametrize(
+    ("told", "updates", "verdict"),
+    [
+        (0.9, 10, "cannot be tested here: G's updates are too few to tell"),
+        (0.9, 60_000, "not supported"),
+        (0.52, 60_000, "supported"),
+    ],
+)
+def test_a_short_gan_stage_refutes_nothing(tmp_path, told, updates, verdict):
+    (tmp_path / "demo").mkdir()
+    detail = pd.DataFrame({"subject": ["a"], "method": ["mDCSRN-GAN"], "told_from_hr": [told]})
+    detail.to_csv(tmp_path / "demo/detail.csv")
+    pd.DataFrame({"g_steps": [0, updates]}).to_csv(tmp_path / "demo/gan_history.csv")
+    cells = row(tmp_path, "hardly distinguishable")
+    assert cells[-1] == verdict and f"G updated {updates} times" in cells[3]

@@ -120,6 +120,16 @@ def test_a_folder_goes_on_past_a_bad_file(tmp_path, weights, capsys):
     assert "2 of 3 files done" in said.out
 
 
+def test_results_in_the_same_folder_are_no_scans(tmp_path, weights, capsys):
+    save(tmp_path / "a.nii.gz", blob())
+    call = ["super-resolve", str(tmp_path), str(tmp_path), "--weights", str(weights), "--uncertainty"]
+    assert main(call) == 0 and main([*call, "--force"]) == 0
+    names = {"a.nii.gz", "a_sr.nii.gz", "a_sr_uncertainty.nii.gz"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert main(["super-resolve", str(tmp_path / "*_sr*"), str(tmp_path), "--weights", str(weights)]) == 1
+    assert "found none" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten_unasked(tmp_path, weights, capsys):
     scan = save(tmp_path / "scan.nii.gz", blob())
     call = ["super-resolve", str(scan), str(scan), "--weights", str(weights)]
@@ -133,7 +143,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, weights, capsys):
     ("options", "words"),
     [
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--weights", "nobody"], "found 'nobody'"),
+        (["--weights", "nobody"], "found no 'nobody'"),
         (["--upsample", "1", "0.5", "2"], "expected three factors from 1 to 16"),
         (["--axes", "0", "1", "2"], "expected one or two different ones"),
         (["--memory", "0.1"], "expected more than 0.5 GiB"),
@@ -160,6 +170,20 @@ def test_degrade_then_evaluate(tmp_path, capsys):
     assert "ssim: 1.0000" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("axes", ["5", "-1 0", "0 1 2 3"])
+def test_axes_that_are_not_there_are_refused(tmp_path, capsys, axes):
+    hr = save(tmp_path / "hr.nii.gz", blob())
+    assert main(["degrade", str(hr), str(tmp_path / "lr.nii.gz"), "--axes", *axes.split()]) == 1
+    assert "expected some of 0, 1, 2" in capsys.readouterr().err
+    assert not (tmp_path / "lr.nii.gz").exists()
+
+
+def test_evaluate_names_what_it_was_given(tmp_path, capsys):
+    hr, sr = save(tmp_path / "hr.nii.gz", blob()), save(tmp_path / "sr.nii.gz", blob((12, 10, 13)))
+    assert main(["evaluate", str(sr), str(hr)]) == 1
+    assert "expected SR on the grid of HR" in capsys.readouterr().err
+
+
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -177,12 +201,13 @@ def test_a_manifest_of_bids_keeps_a_persons_sessions_together(tmp_path, capsys):
     assert "18 scans" in capsys.readouterr().out
 
 
-def test_a_manifest_of_hcp_and_of_pairs(tmp_path):
+def test_a_manifest_of_hcp_and_of_pairs(tmp_path, capsys):
     touch(
         tmp_path / "hcp", *(f"{i}/unprocessed/3T/T1w_MPR1/{i}_3T_T1w_MPR1.nii.gz" for i in (100307, 100408))
     )
     assert main(["manifest", str(tmp_path / "hcp"), str(tmp_path / "hcp.csv")]) == 0
     assert [s.id for s in read_manifest(tmp_path / "hcp.csv")] == ["100307", "100408"]
+    assert "nobody in validation, test" in capsys.readouterr().err
     touch(tmp_path / "pairs", "HR/anna.nii.gz", "LR/anna.nii.gz", "HR/ben.nii")
     assert main(["manifest", str(tmp_path / "pairs"), str(tmp_path / "pairs.csv")]) == 1  # ben has no LR
     touch(tmp_path / "pairs", "LR/ben.nii")

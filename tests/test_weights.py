@@ -89,9 +89,9 @@ def test_which_weights_a_scan_gets(monkeypatch, tmp_path):
 
 def test_a_name_that_is_not_there_tells_those_that_are(monkeypatch, root, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match="expected one of none, found 'mDCSRN_4x4'"):
+    with pytest.raises(FileNotFoundError, match="there are none, train your own; found no 'mDCSRN_4x4'"):
         weights.shipped()
     weights.take_over(root, tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match="expected one of mDCSRN_4x4_without_colin27, found 'mine'"):
+    with pytest.raises(FileNotFoundError, match="there are mDCSRN_4x4_without_colin27; found no 'mine'"):
         weights.shipped("mine")
     assert weights.shipped("mDCSRN_4x4_without_colin27").is_file()
