@@ -33,6 +33,7 @@ ablation_warmup = 1  # first steps of that, of D alone
 pretrain_learning_rate = 0.001  # of Adam (1e-4 in the paper)
 gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 discriminator_width = 8  # maps of D's first conv (64 in the paper)
+memory_gib = 4.0  # for the network's maps in whole volumes
 patch_size = 16  # edge of the training cubes, in voxels
 batch_size = 2  # cubes a step (2 in the paper)
 device = "auto"  # "auto", "cpu" or "cuda"
@@ -87,11 +88,12 @@ pretraining = PretrainSettings(
 gan = GanSettings(
     steps=ablation_gan_steps, batch_size=batch_size, learning_rate=gan_learning_rate, warmup=ablation_warmup,
     d_per_g=2, patch_size=patch_size, width=discriminator_width, every=max(1, ablation_gan_steps // 2))
+ablation.check(chosen, heads, pretraining.model, memory_gib)
 rows = []
 for seed in ablation_seeds:
     for name, variant in chosen.items():
         plans = replace(pretraining, seed=seed), replace(gan, seed=seed)
-        scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, patch_size)
+        scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, patch_size, memory_gib)
         rows.append(scores.assign(variant=name))
 scores = pd.concat(rows, ignore_index=True)
 

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 
 from sprl_utils import metrics
 from sprl_utils.bench import original_super_resolve
-from sprl_utils.inference import super_resolve
+from sprl_utils.inference import plan, super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
-from sprl_utils.networks import channels_last, count_parameters, load_generator, multiply_adds
+from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches
 from sprl_utils.training import GanSettings, PretrainSettings, pretrain, train_gan
 
@@ -47,6 +47,11 @@ class Variant:
     def __post_init__(self) -> None:
         if self.lr not in LRS:
             raise ValueError(f"ablation: lr must be one of {', '.join(map(repr, LRS))}, found {self.lr!r}")
+
+    @property
+    def keeps_lr(self) -> bool:
+        """Whether LR is that of the prepared heads."""
+        return self.lr == "zero-filled" and self.keep is None
 
     def __str__(self) -> str:
         """What differs from the reference."""
@@ -81,6 +86,31 @@ COMPARATORS = {
 }
 
 
+def check(
+    variants: dict[str, Variant], heads: dict[str, Sequence[Prepared]], model: str, memory_gib: float = 4.0
+) -> None:
+    """Find out before any training what would fail after it.
+
+    Args:
+        model: that of variants which name none.
+
+    Raises:
+        ValueError: no reference, a head of unknown k-space where a variant cuts it anew, or a network whose
+            tiles of the test heads do not fit the memory.
+    """
+    if REFERENCE not in variants:
+        raise ValueError(f"ablations: expected {REFERENCE!r} among them, found {', '.join(variants)}")
+    for name, variant in variants.items():
+        generator = make_generator(variant.pretrain.get("model", model))
+        for head in (h for found in heads.values() for h in found):
+            if not variant.keeps_lr and head.meta["keep"] is None:
+                raise ValueError(
+                    f"ablation {name}: {head.meta['id']}: expected LR cut from HR, found LR of its own"
+                )
+        for head in heads["test"]:
+            plan(head.shape, generator, memory_gib=memory_gib)
+
+
 def run(
     variant: Variant,
     heads: dict[str, Sequence[Prepared]],
@@ -89,6 +119,7 @@ def run(
     gan: GanSettings,
     fabric: Fabric,
     patch_size: int,
+    memory_gib: float = 4.0,
 ) -> pd.DataFrame:
     """Train and score one variant with one seed (that of the settings); resumable in ``out``.
 
@@ -103,18 +134,19 @@ def run(
     same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
     heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
     train_heads = [h for h in heads["train"] if variant.synthetic or h.meta["kind"] != "synthetic"]
-    plan = replace(pretraining, **variant.pretrain)
+    settings = replace(pretraining, **variant.pretrain)
     sources = f"{same_data.name}, {'all' if variant.synthetic else 'real'} heads"
     changed = ", ".join(f"{k}={v}" for k, v in variant.pretrain.items()) or "plain"
-    folder = Path(out) / "runs" / f"{sources}, {changed}, seed {plan.seed}"
-    train = RandomPatches(train_heads, patch_size, plan.seed)
-    validation = RandomPatches(heads["validation"], patch_size, plan.seed + 1, flips=False)
-    pretrain(train, validation, 1, folder / "pretrain", plan, fabric)
+    folder = Path(out) / "runs" / f"{sources}, {changed}, seed {settings.seed}"
+    train = RandomPatches(train_heads, patch_size, settings.seed)
+    validation = RandomPatches(heads["validation"], patch_size, settings.seed + 1, flips=False)
+    pretrain(train, validation, 1, folder / "pretrain", settings, fabric)
     weights = folder / "pretrain" / "generator.safetensors"
     if variant.gan is not None:
-        plan = replace(gan, **variant.gan)
+        settings = replace(gan, **variant.gan)
         folder = folder / (", ".join(f"{k}={v}" for k, v in variant.gan.items()) or "gan")
-        train_gan(weights, RandomPatches(train_heads, patch_size, plan.seed + 2), [], folder, plan, fabric)
+        patches = RandomPatches(train_heads, patch_size, settings.seed + 2)
+        train_gan(weights, patches, [], folder, settings, fabric)
         weights = folder / "generator.safetensors"
     generator = channels_last(load_generator(weights)).to(fabric.device)
     rows = []
@@ -123,7 +155,7 @@ def run(
         if variant.stitching == "original":
             sr, _ = original_super_resolve(lr, generator.eval())
         else:
-            sr = super_resolve(lr, generator)
+            sr = super_resolve(lr, generator, memory_gib=memory_gib)
         scores = {name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS}
         rows.append({"subject": head.meta["id"], "seed": pretraining.seed, **scores,
                      "input_psnr": metrics.psnr(lr, hr), "parameters": count_parameters(generator),
@@ -133,7 +165,7 @@ def run(
 
 def with_lr(head: Prepared, out: Path, variant: Variant) -> Prepared:
     """The head with another LR in ``out/<id>``, all else shared with the prepared folder by links."""
-    if variant.lr == "zero-filled" and variant.keep is None:
+    if variant.keeps_lr:
         return head
     folder = out / head.meta["id"]
     keep = [variant.keep if k is not None and variant.keep else k for k in head.meta["keep"]]

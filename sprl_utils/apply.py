@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import torch
 from scipy import ndimage
@@ -13,7 +14,7 @@ from torch import nn
 
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import zero_fill
+from sprl_utils.kspace import Keep, restore_measured, zero_fill
 from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
 
 
@@ -31,12 +32,23 @@ def to_fine_grid(scan: Volume, factors: Sequence[float]) -> Volume:
     shape = [round(n * f) for n, f in zip(scan.data.shape, factors, strict=True)]
     affine = scan.affine.astype(float)
     affine[:3, :3] *= np.divide(scan.data.shape, shape)  # a column an axis
-    return replace(scan, data=zero_fill(scan.data, shape), affine=affine)
+    header = scan.header.copy()
+    if isinstance(header, nib.Nifti1Header):
+        places = {form: getattr(header, f"get_{form}")(coded=True) for form in ("sform", "qform")}
+        header.set_data_shape(shape)
+        header.set_zooms(nib.affines.voxel_sizes(affine))
+        for form, (place, code) in places.items():
+            if code:  # each keeps its code, and where it was
+                place[:3, :3] *= np.divide(scan.data.shape, shape)
+                getattr(header, f"set_{form}")(place, code)
+    return replace(scan, data=zero_fill(scan.data, shape), affine=affine, header=header)
 
 
 def factors_for(scan: Volume, voxel_size: Sequence[float]) -> tuple[float, ...]:
-    """Factors that bring the scan to voxels of about ``voxel_size`` mm; no axis is made coarser."""
-    return tuple(max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True))
+    """Factors that bring the scan to voxels of about ``voxel_size`` mm, in whole voxels; none is below 1."""
+    factors = (max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True))
+    sizes = zip(scan.data.shape, factors, strict=True)
+    return tuple(round(n * f) / n for n, f in sizes)  # rounding in a header's affine enlarges nothing
 
 
 def sharpen(
@@ -48,6 +60,7 @@ def sharpen(
     skip_air: bool = True,
     dtype: torch.dtype = torch.float32,
     uncertainty: bool = False,
+    keep: Keep | None = None,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Super-resolve a scan that lies on the fine grid.
@@ -57,6 +70,8 @@ def sharpen(
             to restore the last two axes of what they are given, so the volume is turned that way first.
         skip_air: copy the air around the head.
         uncertainty: run all eight mirror images too, and return how far their results spread.
+        keep: samples of k-space that were measured, one entry an axis of the scan; the result gets them back
+            (`sprl_utils.kspace.restore_measured`). None: not known.
         halo, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
 
     Returns:
@@ -78,8 +93,8 @@ def sharpen(
 
     def run(flipped: tuple[int, ...]) -> np.ndarray:
         x, mask = (None if a is None else np.flip(a, flipped).copy() for a in (image, head))
-        sr = super_resolve(x, generator, halo, memory_gib, mask, dtype, progress)
-        return np.flip(sr, flipped)
+        sr = np.flip(super_resolve(x, generator, halo, memory_gib, mask, dtype, progress), flipped)
+        return sr if keep is None else restore_measured(sr, image, [keep[a] for a in order])
 
     sharper = run(())
     spread = None

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from sprl_utils import __version__, metrics
 from sprl_utils.apply import factors_for, sharpen, to_fine_grid
+from sprl_utils.files import write_beside
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.profiles import check_profile, read_profile
 from sprl_utils.provenance import repo_root, tune_process
 from sprl_utils.stages import NOTEBOOKS, parameters_of, processes_command, run_stage
-from sprl_utils.training import fabric_dtype, make_fabric, write_beside
+from sprl_utils.training import fabric_dtype, make_fabric
 from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
 from sprl_utils.weights import find_weights
 
@@ -144,12 +145,14 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
     factors = args.upsample or (factors_for(scan, args.voxel_size) if args.voxel_size else None)
     weights = find_weights(args.weights, factors)
     axes = args.axes or [a for a in range(3) if factors and factors[a] > 1] or [1, 2]
+    measured = scan.data.shape if factors else None
     if factors:
         scan = to_fine_grid(scan, factors)
     bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
     sharper, spread = sharpen(
-        scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty, bar
-    )
+        scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty,
+        measured, bar,
+    )  # fmt: skip
     done = f"sprl {__version__} {weights.name}"
     write_volume(target, sharper, scan, f"{done}: super-resolved")
     if spread is not None:
@@ -164,7 +167,7 @@ def _view(args: argparse.Namespace) -> int:
     _refuse_overwriting(target, args.force)
     from sprl_utils.viewer import page  # half a second of imports that only this command needs
 
-    write_beside(target, page(args.scan).encode())
+    write_beside(target, page(args.scan))
     print(f"{args.scan.name}: wrote {target}; open it in a browser")
     return 0
 
@@ -190,11 +193,10 @@ def _degrade(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    path = Path(args.profile)
+    path, notebooks = Path(args.profile), repo_root() / "notebooks"
     if path.suffix != ".yaml":
-        notebooks = repo_root() / "notebooks"
         path = notebooks / "profiles" / f"{args.profile}.yaml"
-        check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
+    check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
     parameters = parameters_of(args.stage, read_profile(path))
     processes = args.devices or parameters["devices"]
     if processes > 1 and "LOCAL_RANK" not in os.environ:
@@ -230,7 +232,10 @@ def _pairs(given: str, output: Path) -> list[tuple[Path, Path]]:
     if source.is_dir():
         found = sorted(p for p in source.iterdir() if p.name.endswith(ENDINGS) and not p.name.startswith("."))
     elif source.exists() or not any(c in given for c in "*?["):
-        return [(source, output / f"{_stem(source)}_sr.nii.gz" if output.is_dir() else output)]
+        target = output / f"{_stem(source)}_sr.nii.gz" if output.is_dir() else output
+        if not target.name.endswith(ENDINGS[:2]):
+            raise ValueError(f"{output}: expected an existing folder, or a name ending in .nii or .nii.gz")
+        return [(source, target)]
     else:
         found = sorted(map(Path, glob(given)))
     found = [path for path in found if not _is_result(path)]

@@ -14,14 +14,17 @@ from scipy import ndimage, stats
 from torch import nn
 
 from sprl_utils import detail, metrics
+from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import crop_kspace, interpolate
+from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
 from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
 from sprl_utils.volumes import foreground_mask
 
 #: Interpolation methods and their spline order.
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+#: Added to a network's name where its image got the measured part of k-space back.
+CONSISTENT = " + measured k-space"
 #: Voxels around the head that still count as head: there the lost frequencies ring most.
 AIR_MARGIN = 5
 
@@ -42,8 +45,9 @@ def reconstruct(
         dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
 
     Returns:
-        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Interpolations need the
-        coarse image and are left out where only an LR volume is known (the subject came with its own).
+        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Each network stands there
+        as it is, and with the measured part of k-space put back (`CONSISTENT`). Interpolations and the latter
+        need to know what was cut, and are left out where the subject came with its own LR.
     """
     images, seconds = {}, {}
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
@@ -60,6 +64,9 @@ def reconstruct(
         images[name], seconds[name] = _timed(
             super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
         )
+    for name in generators if keep is not None else ():
+        consistent, more = _timed(restore_measured, images[name], lr, keep)
+        images[name + CONSISTENT], seconds[name + CONSISTENT] = consistent, seconds[name] + more
     return images, seconds
 
 
@@ -74,8 +81,9 @@ def score(
     hr = np.asarray(subject.hr)
     rows = []
     for name, image in images.items():
-        parameters = count_parameters(generators[name]) if name in generators else 0
-        cost = multiply_adds(generators[name], 1) * hr.size if name in generators else 0
+        generator = generators.get(name.removesuffix(CONSISTENT))
+        parameters = count_parameters(generator) if generator is not None else 0
+        cost = multiply_adds(generator, 1) * hr.size if generator is not None else 0
         facts = {"subject": subject.meta["id"], "group": subject.meta["group"]}
         facts |= {"kind": subject.meta["kind"], "method": name}
         rows += [
@@ -140,11 +148,9 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
     """Write an image as NIfTI in the input's own intensity units and position."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = np.asarray(image, dtype=np.float32) * np.float32(subject.meta["scale"])
-    beside = path.with_name(f".beside_{path.name}")
-    nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)
-    beside.replace(path)
+    with written_beside(path) as beside:
+        nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)
 
 
 def improvement(scores: pd.DataFrame, method: str, over: Sequence[str]) -> pd.DataFrame:

@@ -6,6 +6,8 @@ executed. S3 is read with the user's own credentials, as fsspec and s3fs find th
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
+from sprl_utils.files import sha256, write_beside, written_beside
 from sprl_utils.manifest import Subject
 
 #: Downloads from S3 side by side.
@@ -41,7 +44,10 @@ def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
         SourceUnavailable: the package, or the object on S3, cannot be had.
         ValueError: no such file in the package, or a wrong sha256.
     """
-    return _fetch_source(subject.source, [subject], Path(cache))[subject.id]
+    found, failed = _fetch_source(subject.source, [subject], Path(cache))
+    if failed:
+        raise failed[subject.id]
+    return found[subject.id]
 
 
 def fetch_all(
@@ -63,39 +69,53 @@ def fetch_all(
         alone = subject.source in ("local", "s3")
         by_source.setdefault(subject.id if alone else subject.source, []).append(subject)
     tries = Parallel(n_jobs=STREAMS, prefer="threads")(
-        delayed(_try)(group, Path(cache)) for group in by_source.values()
+        delayed(_fetch_source)(group[0].source, group, Path(cache)) for group in by_source.values()
     )
     found: dict[str, list[Path]] = {}
-    for group, (files, error) in zip(by_source.values(), tries, strict=True):
-        if error and stop_at_failure and not group[0].source.startswith("npm:"):
-            raise error
-        if error:
-            log(f"skipped {', '.join(s.id for s in group)}: {error}")
+    for source, (files, failed) in zip(by_source, tries, strict=True):
+        if failed and stop_at_failure and not source.startswith("npm:"):
+            raise next(iter(failed.values()))
+        for told in dict.fromkeys(map(str, failed.values())):
+            log(f"skipped {', '.join(i for i, error in failed.items() if str(error) == told)}: {told}")
         found |= files
     return {s.id: found[s.id] for s in subjects if s.id in found}
 
 
-def _try(group: Sequence[Subject], cache: Path) -> tuple[dict[str, list[Path]], Exception | None]:
-    try:
-        return _fetch_source(group[0].source, group, cache), None
-    except (SourceUnavailable, OSError, ValueError) as error:
-        return {}, error
+def _fetch_source(
+    source: str, subjects: Sequence[Subject], cache: Path
+) -> tuple[dict[str, list[Path]], dict[str, Exception]]:
+    """Files of all subjects of one source, with at most one download, and what was wrong with the others."""
+    found: dict[str, list[Path]] = {}
+    failed: dict[str, Exception] = {}
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def archive() -> Path | Exception:
+            try:
+                return _download(source, stack.enter_context(tempfile.TemporaryDirectory()))
+            except SourceUnavailable as error:
+                return error
+
+        for subject in subjects:
+            try:
+                found[subject.id] = _files(subject, cache, archive)
+            except (SourceUnavailable, OSError, ValueError) as error:
+                failed[subject.id] = error
+    return found, failed
 
 
-def _fetch_source(source: str, subjects: Sequence[Subject], cache: Path) -> dict[str, list[Path]]:
-    """Fetch all subjects of one source with at most one download."""
-    if source == "local":
-        return {s.id: _local_files(s) for s in subjects}
-    missing = [s for s in subjects if not _is_cached(s, cache)]
-    if source == "s3":
-        for subject in missing:
-            _copy_from_s3(subject, cache)
-    elif missing:
-        with tempfile.TemporaryDirectory() as folder:
-            archive = _download(source, folder)
-            for subject in missing:
-                _unpack(subject, archive, cache)
-    return {s.id: _cached_files(s, cache) for s in subjects}
+def _files(subject: Subject, cache: Path, archive: Callable[[], Path | Exception]) -> list[Path]:
+    if subject.source == "local":
+        return _local_files(subject)
+    if _is_cached(subject, cache):
+        return _cached_files(subject, cache)
+    if subject.source == "s3":
+        _copy_from_s3(subject, cache)
+    elif isinstance(package := archive(), Exception):
+        raise package
+    else:
+        _unpack(subject, package, cache)
+    return _cached_files(subject, cache)
 
 
 def _copy_from_s3(subject: Subject, cache: Path) -> None:
@@ -103,12 +123,10 @@ def _copy_from_s3(subject: Subject, cache: Path) -> None:
 
     files = _cached_files(subject, cache)
     for address, file, expected in zip(subject.members, files, subject.hashes, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
-            fsspec.filesystem("s3").get_file(address, str(beside))
-            _check_sha256(subject, address, expected, _sha256(beside))
-            os.replace(beside, file)
+            with written_beside(file) as beside:
+                fsspec.filesystem("s3").get_file(address, str(beside))
+                _check_sha256(subject, address, expected, sha256(beside))
         except ValueError:
             raise
         except Exception as error:  # botocore has its own for each: no credentials, no such key, no network
@@ -116,8 +134,6 @@ def _copy_from_s3(subject: Subject, cache: Path) -> None:
                 f"subject {subject.id}: {address}: expected an object that your credentials open, found "
                 f"{type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def _cached_files(subject: Subject, cache: Path) -> list[Path]:
@@ -129,7 +145,7 @@ def _local_files(subject: Subject) -> list[Path]:
         if not Path(file).is_file():
             raise FileNotFoundError(f"subject {subject.id}: expected {file}, found no such file")
     for file, expected in zip(subject.members, subject.hashes, strict=True):
-        _check_sha256(subject, file, expected, _sha256(Path(file)))
+        _check_sha256(subject, file, expected, sha256(Path(file)))
     return [Path(file) for file in subject.members]
 
 
@@ -137,7 +153,7 @@ def _is_cached(subject: Subject, cache: Path) -> bool:
     for file, expected in zip(_cached_files(subject, cache), subject.hashes, strict=True):
         if not file.is_file():
             return False
-        found = _sha256(file)
+        found = sha256(file)
         if expected and found != expected:
             warnings.warn(
                 f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
@@ -146,11 +162,6 @@ def _is_cached(subject: Subject, cache: Path) -> bool:
             )
             return False
     return True
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_sha256(subject: Subject, file: str, expected: str, found: str) -> None:
@@ -196,13 +207,7 @@ def _unpack(subject: Subject, archive: Path, cache: Path) -> None:
     for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
         data = _read_member(subject, archive, member)
         _check_sha256(subject, f"{member} of {subject.source}", expected, hashlib.sha256(data).hexdigest())
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_beside(file, data)
 
 
 def _read_member(subject: Subject, archive: Path, member: str) -> bytes:

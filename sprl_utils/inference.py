@@ -15,8 +15,9 @@ from sprl_utils.streaming import PlaneStream
 
 #: Halo for networks that do not say how far they see: the default generator's receptive radius.
 DEFAULT_HALO = 17
-#: What the process grows by for the default generator, in bytes a voxel of a tile (measured in fp32, with the
-#: allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
+#: What the process grows by, in bytes a voxel of a tile, for networks that do not say otherwise: the default
+#: generator's (measured in fp32, with the allocator of `sprl_utils.provenance.tune_process`, which keeps
+#: freed blocks).
 BYTES_PER_VOXEL = 6500
 #: Planes that go through the network together, the most first, and what the process then grows by in bytes a
 #: voxel of a plane (measured likewise).
@@ -71,15 +72,9 @@ def super_resolve(
         )
     wanted = np.ones(volume.shape, bool) if foreground is None else foreground
     volume = volume.astype(np.float32, copy=False)
-    streamed = halo is None and isinstance(generator, Generator)
-    halo = getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
-    if memory_gib <= OVERHEAD_GIB:
-        raise ValueError(f"super-resolve: memory: expected more than {OVERHEAD_GIB} GiB, found {memory_gib}")
-    allowed = (memory_gib - OVERHEAD_GIB) * 2**30
-    if streamed:
-        tiles = _columns(volume.shape, halo, int(allowed / SLABS[-1][1]))
-    else:
-        tiles = plan_tiles(volume.shape, halo, int(allowed / BYTES_PER_VOXEL))
+    streamed = _is_streamed(generator, halo)
+    tiles = plan(volume.shape, generator, halo, memory_gib)
+    halo, allowed = _halo(generator, halo), _allowed(memory_gib)
     tiles = [small for tile in tiles if (small := shrink(tile, wanted, halo))]
 
     def run(box: np.ndarray, tile: Tile) -> np.ndarray:
@@ -95,6 +90,34 @@ def super_resolve(
         generator.train(was_training)
     np.copyto(merged, volume, where=~wanted)
     return merged
+
+
+def plan(
+    shape: Sequence[int], generator: nn.Module, halo: int | None = None, memory_gib: float = 4.0
+) -> list[Tile]:
+    """What `super_resolve` reads together of a volume of ``shape``: columns of planes, or tiles.
+
+    Raises:
+        ValueError: too little memory for this network and its halo.
+    """
+    if _is_streamed(generator, halo):
+        return _columns(shape, _halo(generator, halo), int(_allowed(memory_gib) / SLABS[-1][1]))
+    size = getattr(generator, "bytes_per_voxel", BYTES_PER_VOXEL)
+    return plan_tiles(shape, _halo(generator, halo), int(_allowed(memory_gib) / size))
+
+
+def _is_streamed(generator: nn.Module, halo: int | None) -> bool:
+    return halo is None and isinstance(generator, Generator)
+
+
+def _halo(generator: nn.Module, halo: int | None) -> int:
+    return getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
+
+
+def _allowed(memory_gib: float) -> float:
+    if memory_gib <= OVERHEAD_GIB:
+        raise ValueError(f"super-resolve: memory: expected more than {OVERHEAD_GIB} GiB, found {memory_gib}")
+    return (memory_gib - OVERHEAD_GIB) * 2**30
 
 
 def _columns(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:

@@ -7,7 +7,7 @@ centre of k-space is how the paper and this study make LR from HR.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,7 +83,8 @@ def _cut_slab(slab: np.ndarray, kept: dict[int, int], zero_fill: bool) -> np.nda
     return image
 
 
-def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool) -> np.ndarray:
+def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool, part: Callable = np.abs) -> np.ndarray:
+    """The cut image, of which ``part`` (magnitude, or real part) makes a real one."""
     _check_volume(volume)
     image = np.asarray(volume, dtype=np.float32)
     kept = {a: k for a, k in enumerate(kept_samples(image.shape, keep)) if k < image.shape[a]}
@@ -91,14 +92,14 @@ def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool) -> np.ndarray:
         return image.copy()
     along = next((axis for axis in range(3) if axis not in kept), None)
     if along is None:
-        return np.abs(_cut_slab(image, kept, zero_fill))
+        return np.ascontiguousarray(part(_cut_slab(image, kept, zero_fill)))
     # Axes that are not cut need no transform: slabs along one of them fit the cache, and threads share them.
     shape = [n if zero_fill else kept.get(a, n) for a, n in enumerate(image.shape)]
     result = np.empty(shape, np.float32)
 
     def cut(start: int) -> None:
         slab = tuple(slice(start, start + SLAB) if a == along else slice(None) for a in range(3))
-        np.abs(_cut_slab(image[slab], kept, zero_fill), out=result[slab])
+        result[slab] = part(_cut_slab(image[slab], kept, zero_fill))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(cut, range(0, image.shape[along], SLAB)))
@@ -130,6 +131,27 @@ def crop_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
     Sample ``j`` of an axis lies at HR index ``j * n / keep``: both grids share their first sample.
     """
     return _cut(volume, keep, zero_fill=False)
+
+
+def restore_measured(sr: np.ndarray, lr: np.ndarray, keep: Keep) -> np.ndarray:
+    """SR with the k-space samples that were measured put back: data consistency, as in MR reconstruction.
+
+    Of k-space a network should change only what was cut. Linear: SR plus the low-pass part of LR - SR, its
+    real part taken, because magnitude images hold no phase.
+
+    Args:
+        sr, lr: real ``(x, y, z)`` on one grid and intensity scale.
+        keep: what LR kept, one entry an axis, as in `kept_samples`.
+
+    Returns:
+        float32 volume of the same shape, not below 0.
+
+    Raises:
+        ValueError: different shapes, not three axes, or a bad ``keep``.
+    """
+    if sr.shape != lr.shape:
+        raise ValueError(f"measured k-space: expected SR and LR of one shape, found {sr.shape}, {lr.shape}")
+    return np.maximum(sr + _cut(lr - sr, keep, zero_fill=True, part=np.real), 0)
 
 
 def zero_fill(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:

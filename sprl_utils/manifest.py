@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sprl_utils.files import written_beside
+
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
 ORIGINAL_SEED = 999
@@ -209,18 +211,11 @@ def _check_groups(subjects: Iterable[Subject], where: str) -> None:
 
 def write_manifest(subjects: Iterable[Subject], path: str | os.PathLike) -> None:
     """Write a manifest that `read_manifest` reads back, beside the target and then renamed into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for subject in subjects:
-                writer.writerow(astuple(replace(subject, axes=" ".join(map(str, subject.axes)))))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for subject in subjects:
+            writer.writerow(astuple(replace(subject, axes=" ".join(map(str, subject.axes)))))
 
 
 # ---- split --------------------------------------------------------------------------------------------
@@ -316,8 +311,7 @@ def find_subjects(root: str | os.PathLike) -> list[Subject]:
         return _s3_subjects(str(root).rstrip("/"))
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob("*/unprocessed/3T/T1w_MPR1/*_3T_T1w_MPR1.nii.gz"))
-    bids = sorted(p for p in root.glob("sub-*/**/anat/*_T1w.nii*") if p.name.endswith((".nii", ".nii.gz")))
-    high = sorted(p for p in root.glob("HR/*.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    bids, high = (sorted(filter(_is_scan, root.glob(p))) for p in ("sub-*/**/anat/*_T1w.nii*", "HR/*.nii*"))
     if hcp:
         subjects = [_local(p.parents[3].name, p) for p in hcp]
     elif bids:
@@ -338,6 +332,11 @@ def find_subjects(root: str | os.PathLike) -> list[Subject]:
         if count > 1:
             raise ValueError(f"{root}: expected one file for subject {subject_id}, found {count}")
     return subjects
+
+
+def _is_scan(path: Path) -> bool:
+    """A NIfTI file, and none of those that macOS hides beside each on other systems' disks."""
+    return path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
 
 
 def _s3_subjects(root: str) -> list[Subject]:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sprl_utils.files import written_beside
+
 #: How a generator may start; see `Generator`.
 INITS = ("kaiming", "identity", "edges")
 
@@ -116,6 +118,9 @@ class FSRCNN3d(nn.Module):
             alone.
     """
 
+    #: Of a tile, in inference (see `sprl_utils.inference`).
+    bytes_per_voxel = 700
+
     def __init__(self, init: str = "kaiming", features: int = 56, shrunk: int = 12, mappings: int = 4):
         super().__init__()
         sizes = [(1, features, 5), (features, shrunk, 1), *[(shrunk, shrunk, 3)] * mappings]
@@ -158,6 +163,9 @@ class SRResNet3d(nn.Module):
             map 0, which the first conv makes a copy of the input.
     """
 
+    #: Of a tile, in inference (see `sprl_utils.inference`).
+    bytes_per_voxel = 2500
+
     def __init__(self, init: str = "kaiming", maps: int = 64, blocks: int = 16):
         super().__init__()
         self.conv0, self.activation = nn.Conv3d(1, maps, 9, padding=4), nn.PReLU()
@@ -185,6 +193,9 @@ class DCSRN(nn.Module):
     Four units of growth rate 24 after a first conv to 48 maps. Sizes as its paper is usually restated; its
     code was not released.
     """
+
+    #: Of a tile, in inference (see `sprl_utils.inference`).
+    bytes_per_voxel = 3000
 
     def __init__(self, init: str = "kaiming", growth_rate: int = 24, units: int = 4):
         super().__init__()
@@ -309,15 +320,9 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 def save_weights(module: nn.Module, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write a module's weights as safetensors, beside the target and then renamed into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with written_beside(path) as beside:
         save_file(tensors, beside, metadata=metadata)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_generator(path: str | os.PathLike) -> nn.Module:

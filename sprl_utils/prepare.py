@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
+from sprl_utils.files import write_beside
 from sprl_utils.kspace import original_lr, truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
@@ -136,10 +137,7 @@ def prepare_all(
         raise ValueError(
             f"prepared heads: {out}: expected one at least, found none of {len(subjects)} usable"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".index.json.{os.getpid()}.tmp"
-    beside.write_text(json.dumps([p.meta["id"] for p in ready]))
-    os.replace(beside, out / "index.json")
+    write_beside(out / "index.json", json.dumps([p.meta["id"] for p in ready]))
     return ready
 
 

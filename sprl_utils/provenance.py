@@ -7,7 +7,6 @@ no path outside the repository. Imports no other module.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from sprl_utils import __version__
+from sprl_utils.files import sha256, write_beside
 
 #: The packages that a number depends on.
 PACKAGES = (
@@ -97,12 +97,6 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def environment(
     profile: Mapping[str, Any],
     inputs: Iterable[str | os.PathLike] = (),
@@ -145,15 +139,7 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     Raises:
         TypeError, ValueError: ``obj`` holds something that JSON has no word for, NaN and Inf included.
     """
-    path = Path(path)
-    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_beside(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _git(root: Path) -> dict[str, Any]:

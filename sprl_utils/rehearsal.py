@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -156,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subjects = parser.parse_args(arguments).subjects
     root = repo_root()
     os.chdir(root)
+    for done in ("prepared", "pretrain", "gan"):  # what is there already would be timed as nothing
+        shutil.rmtree(root / "runs" / PROFILE / done, ignore_errors=True)
+    for notebook in (root / "runs" / PROFILE).glob("0*.ipynb"):
+        notebook.unlink()
     write_heads(root / "runs" / PROFILE / "hcp", subjects, _sources(root))
     profile = read_profile(root / "notebooks" / "profiles" / f"{PROFILE}.yaml")
     steps = {"pretrain": profile["pretrain_steps"], "gan": profile["gan_steps"]}

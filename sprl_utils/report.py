@@ -157,7 +157,7 @@ def _style() -> str:
 def main(arguments: Sequence[str]) -> None:
     """Build the site of the profile named first (demo)."""
     try:
-        print(f"open {build(arguments[0] if arguments else 'demo').relative_to(Path.cwd())}")
+        print(f"open {build(arguments[0] if arguments else 'demo')}")
     except FileNotFoundError as error:
         sys.exit(str(error))
 

@@ -102,7 +102,7 @@ def in_processes(
     """
     parameters = parameters_of(stage, names)
     runs = repo_root() / "runs" / parameters["profile"]
-    plan, log, history = runs / f"{stage}.yaml", runs / f"{stage}.log", runs / stage / "history.csv"
+    plan, log, history = runs / f"{runs.name}.yaml", runs / f"{stage}.log", runs / stage / "history.csv"
     plan.write_text(yaml.safe_dump(parameters, sort_keys=False))
     command, environment = processes_command(["train", "--profile", str(plan), "--stage", stage], processes)
     with log.open("w") as output:

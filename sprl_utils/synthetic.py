@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans
 from skimage.restoration import denoise_tv_chambolle
 
+from sprl_utils.files import write_beside
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, is_current, volume_arrays, write_prepared
@@ -119,7 +120,7 @@ def add_synthetic(
     to ``out/index.json`` and stand in their source's leakage group.
 
     Raises:
-        ValueError: a source that is no training head.
+        ValueError: a source that is no training head, or one that came with its own LR.
     """
     for source in sources:
         if source.meta["split"] != "train":
@@ -127,14 +128,17 @@ def add_synthetic(
                 f"synthetic heads: {source.meta['id']}: expected a head of split 'train', "
                 f"found {source.meta['split']!r}"
             )
+        if source.meta["keep"] is None and recipe.lr_recipe == "paper":
+            raise ValueError(
+                f"synthetic heads: {source.meta['id']}: expected LR cut from HR, found LR of its own, which "
+                "no recipe can make for a synthetic head (synthetic_heads: 0 makes none)"
+            )
     made = Parallel(n_jobs=jobs)(
         delayed(_make)(sources[i % len(sources)], i, Path(out), recipe, seed) for i in range(count)
     )
     index = json.loads((Path(out) / "index.json").read_text())
     listed = index + [p.folder.name for p in made if p.folder.name not in index]
-    beside = Path(out) / ".index.json.tmp"
-    beside.write_text(json.dumps(listed))
-    beside.replace(Path(out) / "index.json")
+    write_beside(Path(out) / "index.json", json.dumps(listed))
     return made
 
 
@@ -149,7 +153,9 @@ def _make(source: Prepared, number: int, out: Path, recipe: Recipe, seed: int) -
             folder.name, "local", "", group=source.meta["group"], split="train", axes=axes, kind="synthetic"
         )
         head = synthetic_head(source.hr, np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        arrays, facts = volume_arrays(subject, Volume(head, np.array(source.meta["affine"]), None), recipe)
+        # HR is on its scale already: a fixed one must not divide it again.
+        scaled = replace(recipe, fixed_scale=recipe.fixed_scale and 1.0)
+        arrays, facts = volume_arrays(subject, Volume(head, np.array(source.meta["affine"]), None), scaled)
         write_prepared(folder, subject, arrays, facts, made_from)
     return Prepared(folder)
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sprl_utils import losses, metrics
+from sprl_utils.files import sha256, write_beside
 from sprl_utils.inference import super_resolve
 from sprl_utils.networks import (
     Discriminator,
@@ -207,7 +208,7 @@ def pretrain(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)
     average = fabric.to_device(average)
-    sources = [train, validation, *([_hash(start)] if start else [])]
+    sources = [train, validation, *([sha256(start)] if start else [])]
     run = Run(Path(out), fabric, settings, sources, report)
     run.resume({"generator": generator, "average": average, "optimizer": optimizer})
     if run.first == 0:
@@ -273,7 +274,7 @@ def train_gan(
     d_model, d_optimizer = fabric.setup(
         discriminator, torch.optim.Adam(discriminator.parameters(), settings.learning_rate)
     )
-    run = Run(Path(out), fabric, settings, [train, _hash(start)], report)
+    run = Run(Path(out), fabric, settings, [train, sha256(start)], report)
     run.resume(
         {
             "generator": generator,
@@ -332,9 +333,11 @@ class Run:
         report: Report | None,
     ):
         self.out, self.fabric, self.report = out, fabric, report
-        self.fingerprint = _fingerprint(settings, sources) | {"processes": fabric.world_size}
+        precision = fabric.strategy.precision.precision
+        self.fingerprint = _fingerprint(settings, sources)
+        self.fingerprint |= {"processes": fabric.world_size, "precision": precision}
         # What a checkpoint that is older than a setting was made with.
-        self.defaults = asdict(type(settings)(steps=0)) | {"processes": 1}
+        self.defaults = asdict(type(settings)(steps=0)) | {"processes": 1, "precision": precision}
         self.checkpoint = out / "checkpoint.pt"
         self.first, self.history, self.parts = 0, [], {}
         self._sums: dict[str, list[Tensor]] = {}
@@ -408,7 +411,7 @@ class Run:
         self.history.append({"step": step + 1, **means, **values})
         self._sums = {}
         if self.fabric.is_global_zero:
-            write_beside(self.out / "history.csv", self.table().to_csv(index=False).encode())
+            write_beside(self.out / "history.csv", self.table().to_csv(index=False))
             if self.report:
                 self.report(self.table())
 
@@ -473,26 +476,6 @@ def read_checkpoint(path: Path) -> dict:
             f"({type(error).__name__}); delete it to start anew"
         ) from error
     return state
-
-
-def write_beside(path: Path, content: bytes) -> None:
-    """Write a file beside its target and rename it into place, so that no reader ever sees half of it.
-
-    Raises:
-        OSError: it cannot be written (a full disk); what was there before is still there.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        told = f"{path}: expected to write {len(content)} bytes, found {error.strerror}; the last one stays"
-        raise OSError(error.errno, told) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -609,10 +592,6 @@ def _shares(count: int, fabric: Fabric) -> Tensor:
 def _without_sync(model: nn.Module, fabric: Fabric) -> contextlib.AbstractContextManager:
     """Several processes: do not wait for gradients of ``model``, which a step that gives none never ends."""
     return fabric.no_backward_sync(model) if fabric.world_size > 1 else contextlib.nullcontext()
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _rate_groups(generator: Generator, settings: PretrainSettings) -> list[dict]:

@@ -24,6 +24,8 @@ from scipy import io, ndimage
 from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 
+from sprl_utils.files import written_beside
+
 #: The study's intensity scale: this percentile of the voxels above 0 becomes 1.
 SCALE_PERCENTILE = 99.5
 
@@ -219,13 +221,8 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
     image.set_data_dtype(np.float32)
     if description:
         image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # nibabel goes by the ending
-    try:
+    with written_beside(path) as beside:
         nib.save(image, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_pair(subject: str, hr: Volume, lr: Volume, name: str = "LR") -> None:

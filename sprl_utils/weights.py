@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from sprl_utils.evaluation import CONSISTENT
+from sprl_utils.files import sha256, write_beside, written_beside
 from sprl_utils.networks import load_generator
-from sprl_utils.provenance import repo_root, sha256, write_json
+from sprl_utils.provenance import repo_root, write_json
 
 FOLDER = Path(__file__).with_name("weights")
 #: Profile of the study -> the name that its generator is shipped by.
@@ -26,6 +29,8 @@ STUDIES = {
     "study_colin27_2x2": "mDCSRN_2x2_without_colin27",
     "study_bb_2x2": "mDCSRN_2x2_without_bb",
 }
+#: Whose scores on people held out the card tells: the network as it is, and with the measured k-space.
+METHODS = ("mDCSRN", "mDCSRN" + CONSISTENT)
 #: Method under which held-out rows of shipped weights stand beside those of a run of one's own.
 SHIPPED = "mDCSRN, shipped"
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
@@ -34,8 +39,11 @@ CARD = """# Model card
 
 Made by `python -m sprl_utils.weights` from the study's runs; not written by hand.
 
-| weights | trained on | synthetic heads | steps | held out: PSNR and SSIM over zero-filled LR |
-|---|---|---|---|---|
+PSNR and SSIM are those on heads held out, minus what zero-filled LR scores there; the weights for use were
+trained on everybody, so nobody is left to judge them: read those without one person.
+
+| weights | trained on | synthetic heads | steps | held out | the same, measured k-space put back |
+|---|---|---|---|---|---|
 {rows}
 
 **Recipe.** mDCSRN b4u4 (411,648 parameters), L1; cubes, commit and hardware in `card.json`, all settings in
@@ -64,14 +72,14 @@ def find_weights(given: str | None, factors: Sequence[float] | None = None) -> P
     """Path of weights: one's own, shipped ones by name, or (None) the shipped ones for a scan.
 
     Args:
-        factors: by which the scan's matrix was enlarged; None: not known, it lay on the fine grid. Enlarged
-            by less than 3, it is for the weights that learned from half of k-space an axis.
+        factors: by which the scan's matrix was enlarged; None, or 1 on all axes: not known, it lay on the
+            fine grid. Enlarged by less than 3, it is for the weights that learned from half of k-space.
 
     Raises:
         FileNotFoundError: no such file, or none shipped by that name.
     """
     if given is None:
-        return shipped("mDCSRN_2x2" if factors and max(factors) < 3 else "mDCSRN_4x4")
+        return shipped("mDCSRN_2x2" if factors and 1 < max(factors) < 3 else "mDCSRN_4x4")
     return shipped(given) if Path(given).name == given and not Path(given).suffix else Path(given)
 
 
@@ -84,8 +92,8 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
         profile: whose scores they are; its own results are no news to it.
 
     Returns:
-        Rows as in ``scores``, of method `SHIPPED`, for those heads and regions on which zero-filling scores
-        the same in both: there HR and LR are the same. Empty where there are none.
+        Rows as in ``scores``, of `SHIPPED` in place of mDCSRN, for those heads and regions on which
+        zero-filling scores the same in both: there HR and LR are the same. Empty where there are none.
     """
     keys = ["subject", "region"]
     lr = scores[scores["method"] == "zero-filled"].set_index(keys)["psnr"]
@@ -96,9 +104,10 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
             continue
         theirs = pd.read_csv(path)
         apart = theirs[theirs["method"] == "zero-filled"].set_index(keys)["psnr"] - lr
-        rows = theirs[theirs["method"] == "mDCSRN"].set_index(keys, drop=False)
+        rows = theirs[theirs["method"].isin(METHODS)].set_index(keys, drop=False)
         same = apart.index[apart.abs() < SAME_LR]
-        found.append(rows[rows.index.isin(same)].assign(method=SHIPPED))
+        names = rows["method"].str.replace(METHODS[0], SHIPPED, regex=False)
+        found.append(rows.assign(method=names)[rows.index.isin(same)])
     return pd.concat(found, ignore_index=True)
 
 
@@ -106,18 +115,20 @@ def describe(profile: str, results: Path, weights: Path) -> dict:
     """One entry of the card, from what the run wrote into ``results/<profile>/``.
 
     Raises:
-        ValueError: the weights are not those that the run wrote.
+        ValueError: the run left no results, or the weights are not those that it wrote.
     """
     folder = results / profile
+    if not (folder / "02_environment.json").is_file():
+        raise ValueError(f"profile {profile}: expected what its run wrote in {folder}, found nothing of it")
     prepared, trained = (
         json.loads((folder / f"{stage}_environment.json").read_text()) for stage in ("01", "02")
     )
-    told = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"]
-    if sha256(weights) != told:
-        raise ValueError(f"{weights.name}: expected sha256 {told} of profile {profile}, found another")
+    told, found = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"], sha256(weights)
+    if found != told:
+        raise ValueError(f"{weights}: expected sha256 {told} of profile {profile}, found {found}")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
     return {
-        "sha256": sha256(weights),
+        "sha256": found,
         "made_by": f"make study, profile {profile}",
         "commit": trained["git"]["commit"],
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
@@ -133,34 +144,46 @@ def describe(profile: str, results: Path, weights: Path) -> dict:
 
 
 def _held_out(scores: Path) -> list[dict]:
-    """PSNR (dB) and SSIM of mDCSRN on each test head and region, and how far above zero-filled LR."""
+    """PSNR (dB) and SSIM of `METHODS` on each test head and region, and how far above zero-filled LR."""
     if not scores.exists():
         return []
-    table = pd.read_csv(scores).set_index(["subject", "region", "method"])[["psnr", "ssim"]]
-    ours, lr = (table.xs(method, level="method") for method in ("mDCSRN", "zero-filled"))
-    both = ours.join((ours - lr).add_suffix("_over_zero_filled")).round(4).reset_index()
-    return both.rename(columns={"subject": "head"}).to_dict("records")
+    table = pd.read_csv(scores).set_index(["subject", "region"])
+    lr = table[table["method"] == "zero-filled"]
+    rows = []
+    for method in METHODS:
+        ours = table[table["method"] == method][["psnr", "ssim"]]
+        over = (ours - lr[ours.columns]).add_suffix("_over_zero_filled")
+        rows.append(ours.join(over).round(4).assign(method=method).loc[ours.index].reset_index())
+    return pd.concat(rows).rename(columns={"subject": "head"}).to_dict("records")
 
 
 def as_markdown(card: dict[str, dict]) -> str:
     """The model card for readers."""
     rows = []
     for name, entry in card.items():
-        held_out = "; ".join(
-            f"{row['head']}, {row['region']}: {row['psnr_over_zero_filled']:+.2f} dB, "
-            f"{row['ssim_over_zero_filled']:+.3f}"
-            for row in entry["held_out"]
-        )
-        heads, held_out = ", ".join(entry["trained_on"]), held_out or "nobody: see those without one person"
+        plain, consistent = (_told(r for r in entry["held_out"] if r["method"] == m) for m in METHODS)
+        heads = ", ".join(entry["trained_on"])
         steps = f"{entry['steps']:,}" + "".join(f", from {Path(p).parts[1]}" for p in entry["goes_on_from"])
-        rows.append(f"| {name} | {heads} | {entry['synthetic_heads']} | {steps} | {held_out} |")
+        rows.append(f"| {name} | {heads} | {entry['synthetic_heads']} | {steps} | {plain} | {consistent} |")
     return CARD.format(rows="\n".join(rows))
+
+
+def _told(rows: Iterable[dict]) -> str:
+    told = (
+        f"{row['head']}, {row['region']}: {row['psnr_over_zero_filled']:+.2f} dB, "
+        f"{row['ssim_over_zero_filled']:+.3f}"
+        for row in rows
+    )
+    return "; ".join(told) or "nobody"
 
 
 def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
     """Copy the generators of the study's finished runs into the package, and write the card; returns it.
 
     Weights that are there stay where their run is not (a fresh clone).
+
+    Raises:
+        ValueError: as `describe`; nothing was copied of that run.
     """
     card = {}
     folder.mkdir(exist_ok=True)
@@ -169,13 +192,18 @@ def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
         target = folder / f"{name}.safetensors"
         if source.exists():
             load_generator(source)
-            shutil.copyfile(source, target)
-        if target.exists():
+            card[target.name] = describe(profile, root / "results", source)
+            with written_beside(target) as beside:
+                shutil.copyfile(source, beside)
+        elif target.exists():
             card[target.name] = describe(profile, root / "results", target)
     write_json(folder / "card.json", card)
-    (folder / "README.md").write_text(as_markdown(card))
+    write_beside(folder / "README.md", as_markdown(card))
     return card
 
 
 if __name__ == "__main__":
-    print(f"{len(take_over(repo_root()))} weights and their card are in {FOLDER.relative_to(repo_root())}")
+    try:
+        print(f"{len(take_over(repo_root()))} weights and their card are in {FOLDER}")
+    except ValueError as error:
+        sys.exit(str(error))

@@ -1,6 +1,7 @@
 """Ablations: what a variant changes, and what it must leave alone."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,12 @@ import pytest
 
 from sprl_utils import ablation
 from sprl_utils.ablation import VARIANTS, Variant
+from sprl_utils.inference import plan
 from sprl_utils.manifest import Subject
+from sprl_utils.networks import make_generator
 from sprl_utils.prepare import Recipe, load_prepared, volume_arrays, write_prepared
+from sprl_utils.profiles import read_profile
+from sprl_utils.provenance import repo_root
 from sprl_utils.training import GanSettings, PretrainSettings, make_fabric
 from sprl_utils.volumes import Volume
 
@@ -83,3 +88,25 @@ def test_effects_are_paired_by_seed():
     row = ablation.effects(scores).loc["other"]
     assert row["psnr_change"] == 0.75 and (row["psnr_change_least"], row["psnr_change_most"]) == (0.5, 1.0)
     assert row["gain"] == 6.75 and row["seeds"] == 2
+
+
+@pytest.mark.parametrize("profile", ["ablations", "comparison"])
+def test_what_make_study_asks_for_fits_the_memory(profile, heads):
+    """SRResNet sees 41 voxels to each side: its tiles must fit before hours are spent on training it."""
+    values = read_profile(repo_root() / f"notebooks/profiles/{profile}.yaml")
+    known = ablation.VARIANTS | ablation.COMPARATORS
+    chosen = {name: known[name] for name in values["ablations"] or ablation.VARIANTS}
+    ablation.check(chosen, heads, "mDCSRN")
+    for variant in chosen.values():
+        generator = make_generator(variant.pretrain.get("model", "mDCSRN"))
+        tiles = plan(values["crop"], generator)
+        read = sum(math.prod(s.stop - s.start for s in tile.outer) for tile in tiles)
+        assert read < 1.2 * math.prod(values["crop"])  # hardly a voxel is computed twice
+
+
+def test_what_would_fail_after_training_is_found_before(heads):
+    with pytest.raises(ValueError, match="expected 'reference' among them, found GAN"):
+        ablation.check({"GAN": Variant(gan={})}, heads, "mDCSRN")
+    variants = {"reference": Variant(), "SRResNet": Variant(pretrain={"model": "SRResNet"})}
+    with pytest.raises(ValueError, match="halo of 41 needs tiles"):
+        ablation.check(variants, heads, "mDCSRN", memory_gib=0.53)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sprl_utils.apply import sharpen, to_fine_grid
+from sprl_utils.apply import factors_for, sharpen, to_fine_grid
 from sprl_utils.cli import main
 from sprl_utils.kspace import crop_kspace, truncate_kspace, zero_fill
 from sprl_utils.manifest import read_manifest
@@ -85,6 +85,45 @@ def test_voxel_size_chooses_the_factors(tmp_path, weights):
     np.testing.assert_allclose(nib.load(out).header.get_zooms(), [1, 1, 1])
 
 
+def test_both_places_of_a_header_keep_their_codes_and_move_alike(tmp_path, weights):
+    image = nib.Nifti1Image(blob(), np.diag([1.0, 2.0, 4.0, 1.0]))
+    image.set_sform(np.diag([-1.0, 2.0, 4.0, 1.0]), code=4)  # MNI
+    image.set_qform(np.diag([1.0, 2.0, 4.0, 1.0]), code=1)  # scanner
+    nib.save(image, tmp_path / "thick.nii.gz")
+    options = ["--weights", str(weights), "--voxel-size", *"111"]
+    assert (
+        main(["super-resolve", str(tmp_path / "thick.nii.gz"), str(tmp_path / "out.nii.gz"), *options]) == 0
+    )
+    (sform, s_code), (qform, q_code) = (
+        getattr(nib.load(tmp_path / "out.nii.gz"), f"get_{form}")(coded=True) for form in ("sform", "qform")
+    )
+    assert (s_code, q_code) == (4, 1)
+    np.testing.assert_allclose(sform, np.diag([-1, 1, 1, 1]), atol=1e-6)
+    np.testing.assert_allclose(qform, np.eye(4), atol=1e-6)
+
+
+def test_rounding_in_an_affine_enlarges_nothing(tmp_path, weights):
+    turned = nib.affines.from_matvec(
+        np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 4]]) * (1 + 2e-8), [1, 2, 3]
+    )
+    scan = read_volume(save(tmp_path / "oblique.nii.gz", blob(), turned))
+    assert scan.voxel_size != (1, 1, 4)
+    assert factors_for(scan, (1, 1, 1)) == (1, 1, 4)
+
+
+def test_what_was_measured_stays(tmp_path):
+    """A network that halves all: the measured k-space comes back, and with it the coarse image."""
+    generator = Generator(init="identity")
+    generator.conv0.weight.data *= 0.5
+    save_weights(generator, tmp_path / "half.safetensors")
+    scan = save(tmp_path / "scan.nii.gz", blob(), dtype=np.float32)
+    out = tmp_path / "out.nii.gz"
+    options = ["--weights", str(tmp_path / "half.safetensors"), "--upsample", "1", "2", "3"]
+    assert main(["super-resolve", str(scan), str(out), *options]) == 0
+    coarse = nib.load(out).get_fdata()[:, ::2, ::3]
+    np.testing.assert_allclose(coarse, nib.load(scan).get_fdata(), atol=15)  # of 1000; half would be 500 off
+
+
 def test_coarse_axes_are_turned_to_where_the_network_learned_them():
     generator = Generator(init="identity").eval()
     generator.conv0.weight.data[0, 0, 1, 1, :] = 1 / 3  # blurs the last axis alone
@@ -156,6 +195,27 @@ def test_bad_arguments_are_one_line(tmp_path, weights, capsys, options, words):
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "out.nii.gz").exists()
+
+
+@pytest.mark.parametrize("name", ["out.mgz", "nowhere", "nowhere/"])
+def test_a_name_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, name):
+    scan = save(tmp_path / "scan.nii.gz", blob())
+    assert main(["super-resolve", str(scan), f"{tmp_path}/{name}", "--weights", "nowhere.safetensors"]) == 1
+    error = capsys.readouterr().err  # of the output, not of the weights: they come later
+    assert "expected an existing folder, or a name ending in .nii or .nii.gz" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("profile: mine\npretrain_step: 3\n", "pretrain_step: expected a parameter of a notebook"),
+        ("pretrain_steps: 3\n", "profile: expected 'mine', found None"),
+    ],
+)
+def test_a_profile_with_a_slip_trains_nothing(tmp_path, capsys, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["train", "--profile", str(tmp_path / "mine.yaml")]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_degrade_then_evaluate(tmp_path, capsys):

@@ -78,6 +78,16 @@ def test_fetch_all_downloads_each_package_once(tmp_path, index, monkeypatch):
     assert sources == ["pypi:heads==1.0"]
 
 
+def test_one_bad_file_of_a_package_does_not_cost_the_others(tmp_path, index):
+    cache, lines = tmp_path / "cache", []
+    fetch.fetch(wheel_head("kept"), cache)
+    heads = [wheel_head("kept"), wheel_head("gone", "heads/t3.nii"), wheel_head("new", "heads/t2.nii")]
+    assert list(fetch.fetch_all(heads, cache, log=lines.append)) == ["kept", "new"]
+    assert len(lines) == 1 and "skipped gone: subject gone: pypi:heads==1.0: expected the file" in lines[0]
+    with pytest.raises(ValueError, match="subject gone"):
+        fetch.fetch_all(heads, cache, stop_at_failure=True)
+
+
 def test_wrong_download_leaves_nothing(tmp_path, index):
     cache = tmp_path / "cache"
     with pytest.raises(ValueError, match=f"subject one: heads/t1.nii .*expected sha256 0{{64}}, found {SHA}"):

@@ -65,6 +65,33 @@ def test_the_coarse_image_samples_the_zero_filled_one_where_the_grids_meet():
         np.testing.assert_allclose(up[:, ::4, ::4], coarse, atol=1e-4)
 
 
+@pytest.mark.parametrize("cycles, comes_back", [(0, True), (3, True), (7, True), (9, False), (15, False)])
+def test_measured_waves_come_back_and_others_stay_as_the_network_made_them(cycles, comes_back):
+    lr = wave(32, 2)
+    sr = lr + 0.1 * np.cos(2 * np.pi * cycles * np.arange(32) / 32)[None, :, None]
+    np.testing.assert_allclose(
+        kspace.restore_measured(sr, lr, [None, 16, None]), lr if comes_back else sr, atol=1e-5
+    )
+
+
+def test_measured_kspace_brings_any_image_nearer_to_hr():
+    """Parseval: the error within the band goes, the rest stays."""
+    rng = np.random.default_rng(0)
+    hr = make_head((20, 40, 38)) + 100  # far from 0: magnitude and clipping change nothing
+    keep = [None, 11, 13]  # odd: the band holds -f with each f
+    lr = kspace.truncate_kspace(hr, keep)
+    sr = hr + rng.normal(size=hr.shape).astype(np.float32)
+    band = np.fft.fftshift(np.fft.fftn(sr - hr), axes=(1, 2))
+    band[:, 40 // 2 - 5 : 40 // 2 + 6, 38 // 2 - 6 : 38 // 2 + 7] = 0
+    outside = (np.abs(band) ** 2).sum() / hr.size
+    assert ((kspace.restore_measured(sr, lr, keep) - hr) ** 2).sum() == pytest.approx(outside, rel=1e-3)
+
+
+def test_measured_kspace_of_another_grid_is_refused():
+    with pytest.raises(ValueError, match=r"one shape, found \(2, 3, 4\), \(2, 3, 5\)"):
+        kspace.restore_measured(np.ones((2, 3, 4)), np.ones((2, 3, 5)), [None, 1, 1])
+
+
 def test_the_original_recipe_is_its_matlab():
     """Independent double-precision transcription of the published steps, at a fifth of its matrix."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprl_utils import __version__, provenance
+from sprl_utils import __version__, files, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,12 +28,6 @@ def test_seed_makes_all_three_generators_repeat():
     assert draw() == first
     provenance.seed_everything(8)
     assert draw() != first
-
-
-def test_sha256_of_a_known_file(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    found = provenance.sha256(tmp_path / "abc")
-    assert found == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "notebooks/profiles"])
@@ -71,8 +65,8 @@ def test_environment_says_what_ran(tmp_path):
     assert found["packages"]["torch"] == torch.__version__
     expected = {"steps": 5, "keep": [None, 0.25], "hcp_root": provenance.OUTSIDE, "out": "runs"}
     assert found["profile"] == expected
-    assert found["inputs"]["pyproject.toml"] == provenance.sha256(ROOT / "pyproject.toml")
-    assert found["inputs"][f"{provenance.OUTSIDE}, file 2"] == provenance.sha256(outside)
+    assert found["inputs"]["pyproject.toml"] == files.sha256(ROOT / "pyproject.toml")
+    assert found["inputs"][f"{provenance.OUTSIDE}, file 2"] == files.sha256(outside)
     assert found["cpu"]["count"] == os.cpu_count() and found["outputs"] == {}
 
 

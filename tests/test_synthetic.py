@@ -95,3 +95,22 @@ def test_synthetic_heads_join_the_training_split_in_their_sources_group(prepared
 def test_a_head_of_another_split_is_no_source(prepared):
     with pytest.raises(ValueError, match="b: expected a head of split 'train', found 'test'"):
         synthetic.add_synthetic([Prepared(prepared / "b")], 1, prepared, Recipe())
+
+
+def test_a_fixed_scale_divides_once(tmp_path):
+    """By 4095, as the original project did: synthetic heads must be as bright as their source."""
+    recipe, subject = Recipe(fixed_scale=4095.0), Subject("a", "local", "", group="a", split="train")
+    arrays, facts = volume_arrays(subject, Volume(4095 * ball(), np.eye(4), None), recipe)
+    write_prepared(tmp_path / "a", subject, arrays, facts, {"axes": [1, 2]})
+    (tmp_path / "index.json").write_text('["a"]')
+    (head,) = synthetic.add_synthetic([Prepared(tmp_path / "a")], 1, tmp_path, recipe)
+    bright = np.percentile(arrays["hr"], 99), np.percentile(head.hr, 99)
+    assert 0.5 < bright[1] / bright[0] < 2  # twice divided it would be a thousandth
+
+
+def test_a_head_with_lr_of_its_own_is_no_source(tmp_path):
+    subject = Subject("a", "local", "", group="a", split="train")
+    arrays, facts = volume_arrays(subject, Volume(ball(), np.eye(4), None), Recipe())
+    write_prepared(tmp_path / "a", subject, arrays, facts | {"keep": None}, {"axes": [1, 2]})
+    with pytest.raises(ValueError, match="a: expected LR cut from HR, found LR of its own"):
+        synthetic.add_synthetic([Prepared(tmp_path / "a")], 1, tmp_path, Recipe())
