@@ -281,7 +281,7 @@ def bars(scores: pd.DataFrame, region: str = "whole") -> Figure:
         low, high = table.min().min(), table.max().max()
         ax.set(title=label, ylim=(low - 0.3 * (high - low + 1e-6), high + 0.1 * (high - low + 1e-6)))
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), fontsize=8)
     figure.suptitle(
         f"test heads, {region} volume; bars do not start at 0"
         if region == "whole"
