@@ -273,8 +273,8 @@ def foreground_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -
     return _from_grid(_foreground(_to_grid(data, voxel_size)), data.shape)
 
 
-def brain_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.ndarray:
-    """Brain against the rest of a T1w head, by thresholds and distances, for figures and masked metrics.
+def head_masks(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> tuple[np.ndarray, np.ndarray]:
+    """`foreground_mask`, and the brain within it by thresholds and distances, for figures and masked metrics.
 
     Bright tissue is eroded until its largest part keeps clear of the scalp, grown back, closed and filled:
     brain with brain stem, and CSF in its folds. It is not a segmentation. Against the masks of the
@@ -282,26 +282,21 @@ def brain_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.
     bb2) it misses one to two centimetres at the crown and frontal pole and follows the spinal cord.
 
     It needs dark skull around bright brain. Where that fails (T2w, a stripped brain, a crop without scalp) it
-    warns and returns the foreground.
+    warns and returns the foreground as brain.
 
     Args:
         data: ``(x, y, z)``, a T1w head in any orientation.
         voxel_size: in mm.
 
     Returns:
-        bool of the same shape.
+        Foreground and brain, bool of the same shape.
     """
-    return head_masks(data, voxel_size)[1]
-
-
-def head_masks(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> tuple[np.ndarray, np.ndarray]:
-    """`foreground_mask` and `brain_mask` at once, which costs little more than the second."""
     image = _to_grid(data, voxel_size)
     head = _foreground(image)
     brain = _brain(image, head)
     foreground = _from_grid(head, data.shape)
     if brain is None:
-        warnings.warn("brain mask: found no brain within a scalp, taking the whole foreground", stacklevel=3)
+        warnings.warn("brain mask: found no brain within a scalp, taking the whole foreground", stacklevel=2)
         return foreground, foreground.copy()
     return foreground, _from_grid(brain, data.shape)
 

@@ -11,7 +11,6 @@ from scipy import io, ndimage
 from sprl_utils.volumes import (
     Volume,
     _from_grid,
-    brain_mask,
     check_pair,
     foreground_mask,
     head_masks,
@@ -220,16 +219,10 @@ def test_foreground_is_the_head(head):
 
 def test_brain_is_within_the_skull(head):
     radius, data = head
-    mask = brain_mask(data, (2.5,) * 3)
+    foreground, mask = head_masks(data, (2.5,) * 3)
+    np.testing.assert_array_equal(foreground, foreground_mask(data, (2.5,) * 3))
     assert mask.shape == data.shape and mask.dtype == bool
     assert mask[radius < 59].all() and not mask[radius > 66].any()
-
-
-def test_both_masks_at_once_are_those_made_alone(head):
-    _, data = head
-    foreground, brain = head_masks(data, (2.5,) * 3)
-    np.testing.assert_array_equal(foreground, foreground_mask(data, (2.5,) * 3))
-    np.testing.assert_array_equal(brain, brain_mask(data, (2.5,) * 3))
 
 
 @pytest.mark.parametrize("shape", [(31, 20, 25), (9, 41, 1), (10, 11, 12)])
@@ -245,14 +238,14 @@ def test_brain_mask_says_when_there_is_no_scalp(head):
     radius, data = head
     stripped = np.where(radius < 62, data, 0)
     with pytest.warns(UserWarning, match="found no brain within a scalp, taking the whole foreground"):
-        mask = brain_mask(stripped, (2.5,) * 3)
+        _, mask = head_masks(stripped, (2.5,) * 3)
     assert mask[radius < 59].all() and not mask[radius > 66].any()
 
 
 def test_masks_take_a_crop_without_air():
     crop = 50 + ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 33, 21)), 2) * 100
     with pytest.warns(UserWarning, match="found no brain"):
-        assert brain_mask(crop).mean() > 0.9
+        assert head_masks(crop)[1].mean() > 0.9
 
 
 def test_a_pair_lies_in_one_place_unless_a_file_does_not_say_where(tmp_path):
