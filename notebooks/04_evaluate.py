@@ -68,9 +68,10 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # the rest.)
 #
 # Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's
-# input. What was measured need not be guessed: with $P$ the cut to the kept samples,
+# input. What was measured need not be guessed: with $P$ the cut to the kept samples and $z$ the LR image with
+# the phase of $P(\mathrm{SR})$ (its magnitude alone was kept),
 #
-# $$\mathrm{SR}' = \mathrm{SR} + P(\mathrm{LR} - \mathrm{SR})$$
+# $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
 # has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known as
 # data consistency in MR reconstruction, and stands in a row of its own: `+ measured k-space`.

@@ -84,9 +84,9 @@ def _cut_slab(slab: np.ndarray, kept: dict[int, int], zero_fill: bool) -> np.nda
 
 
 def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool, part: Callable = np.abs) -> np.ndarray:
-    """The cut image, of which ``part`` (magnitude, or real part) makes a real one."""
+    """``part`` of the cut image, which is complex: its magnitude, or ``np.asarray`` for all of it."""
     _check_volume(volume)
-    image = np.asarray(volume, dtype=np.float32)
+    image = np.asarray(volume, dtype=np.complex64 if np.iscomplexobj(volume) else np.float32)
     kept = {a: k for a, k in enumerate(kept_samples(image.shape, keep)) if k < image.shape[a]}
     if not kept:
         return image.copy()
@@ -95,7 +95,7 @@ def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool, part: Callable = np.ab
         return np.ascontiguousarray(part(_cut_slab(image, kept, zero_fill)))
     # Axes that are not cut need no transform: slabs along one of them fit the cache, and threads share them.
     shape = [n if zero_fill else kept.get(a, n) for a, n in enumerate(image.shape)]
-    result = np.empty(shape, np.float32)
+    result = np.empty(shape, np.float32 if part is np.abs else np.complex64)
 
     def cut(start: int) -> None:
         slab = tuple(slice(start, start + SLAB) if a == along else slice(None) for a in range(3))
@@ -136,8 +136,10 @@ def crop_kspace(volume: np.ndarray, keep: Keep) -> np.ndarray:
 def restore_measured(sr: np.ndarray, lr: np.ndarray, keep: Keep) -> np.ndarray:
     """SR with the k-space samples that were measured put back: data consistency, as in MR reconstruction.
 
-    Of k-space a network should change only what was cut. Linear: SR plus the low-pass part of LR - SR, its
-    real part taken, because magnitude images hold no phase.
+    A network should change only what was cut. With P the cut to the kept samples: a magnitude image has lost
+    the sign of the ringing around bright edges, which P(SR) still knows. So LR takes its phase from there,
+    z = LR exp(i arg P(SR)), and the result is SR + Re P(z - P(SR)). Where P(SR) is positive, as in tissue,
+    that is SR + P(LR - SR).
 
     Args:
         sr, lr: real ``(x, y, z)`` on one grid and intensity scale.
@@ -151,7 +153,9 @@ def restore_measured(sr: np.ndarray, lr: np.ndarray, keep: Keep) -> np.ndarray:
     """
     if sr.shape != lr.shape:
         raise ValueError(f"measured k-space: expected SR and LR of one shape, found {sr.shape}, {lr.shape}")
-    return np.maximum(sr + _cut(lr - sr, keep, zero_fill=True, part=np.real), 0)
+    low = _cut(sr, keep, zero_fill=True, part=np.asarray)
+    signed = lr * np.exp(1j * np.angle(low))
+    return np.maximum(sr + _cut(signed - low, keep, zero_fill=True, part=np.asarray).real, 0)
 
 
 def zero_fill(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -189,9 +189,11 @@ def _plain(value: Any, root: Path) -> Any:
 
 
 def _relative(path: str | os.PathLike, root: Path) -> str | None:
-    """``path`` from the repository's root, or None if it lies outside."""
-    full = (root / path).resolve()
-    return full.relative_to(root.resolve()).as_posix() if full.is_relative_to(root.resolve()) else None
+    """``path`` from the repository's root, or None: outside. ``runs/`` may be a link to elsewhere."""
+    for full, top in ((os.path.abspath(root / path), root), ((root / path).resolve(), root.resolve())):
+        if Path(full).is_relative_to(top):
+            return Path(full).relative_to(top).as_posix()
+    return None
 
 
 def _hashes(files: Iterable[str | os.PathLike], root: Path) -> dict[str, str]:
