@@ -153,7 +153,7 @@ def _held_out(scores: Path) -> list[dict]:
     for method in METHODS:
         ours = table[table["method"] == method][["psnr", "ssim"]]
         over = (ours - lr[ours.columns]).add_suffix("_over_zero_filled")
-        rows.append(ours.join(over).round(4).assign(method=method).loc[ours.index].reset_index())
+        rows.append(ours.join(over).round(6).assign(method=method).loc[ours.index].reset_index())
     return pd.concat(rows).rename(columns={"subject": "head"}).to_dict("records")
 
 
