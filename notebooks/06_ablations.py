@@ -71,8 +71,9 @@ chosen = {name: known[name] for name in ablations or ablation.VARIANTS}
 pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what differs").to_frame()
 
 # %% [markdown]
-# fp32 against bfloat16 is not among them: on a processor that has to emulate bfloat16 a step takes hundreds
-# of times as long. Where the hardware multiplies it, run this notebook once with each `precision`.
+# Training is in bfloat16 where the hardware multiplies it: there "trained in fp32" tells what that costs.
+# Elsewhere it is the reference once more, for emulated bfloat16 takes hundreds of times as long. Scores are
+# always computed in fp32.
 #
 # ## Runs
 #

@@ -18,7 +18,14 @@ from sprl_utils.inference import plan, super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
 from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches
-from sprl_utils.training import GanSettings, PretrainSettings, pretrain, train_gan
+from sprl_utils.training import (
+    GanSettings,
+    PretrainSettings,
+    describe_fabric,
+    make_fabric,
+    pretrain,
+    train_gan,
+)
 
 LRS = ("zero-filled", "linear", "own maximum")
 REFERENCE = "reference"
@@ -35,6 +42,7 @@ class Variant:
         pretrain, gan: settings that differ; without any, the reference's generator is used as it is.
         stitching: ``"exact"``, or the original project's cubes of 64 with a margin of 3.
         synthetic: train on synthetic heads too, where there are some.
+        precision: of training, as in `sprl_utils.training.make_fabric`; None: the run's.
     """
 
     lr: str = "zero-filled"
@@ -43,6 +51,7 @@ class Variant:
     gan: dict | None = None
     stitching: str = "exact"
     synthetic: bool = True
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.lr not in LRS:
@@ -71,6 +80,7 @@ VARIANTS = {
     "BatchNorm frozen": Variant(pretrain={"norm_patches": 16}),
     "one learning rate": Variant(pretrain={"rate_reconstruction": 1.0, "rate_compressors": 1.0}),
     "no synthetic heads": Variant(synthetic=False),
+    "trained in fp32": Variant(precision="32-true"),
     "cubes with a margin of 3": Variant(stitching="original"),
     "GAN": Variant(gan={}),
     "GAN, LeakyReLU of slope 1": Variant(gan={"negative_slope": 1.0}),
@@ -137,7 +147,10 @@ def run(
     settings = replace(pretraining, **variant.pretrain)
     sources = f"{same_data.name}, {'all' if variant.synthetic else 'real'} heads"
     changed = ", ".join(f"{k}={v}" for k, v in variant.pretrain.items()) or "plain"
-    folder = Path(out) / "runs" / f"{sources}, {changed}, seed {settings.seed}"
+    if variant.precision is not None:
+        fabric = make_fabric(fabric.device.type, variant.precision)
+    precision = describe_fabric(fabric)["precision"]
+    folder = Path(out) / "runs" / f"{sources}, {changed}, {precision}, seed {settings.seed}"
     train = RandomPatches(train_heads, patch_size, settings.seed)
     validation = RandomPatches(heads["validation"], patch_size, settings.seed + 1, flips=False)
     pretrain(train, validation, 1, folder / "pretrain", settings, fabric)

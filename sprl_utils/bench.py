@@ -47,7 +47,7 @@ from sprl_utils.networks import (
 from sprl_utils.patches import Prepared, RandomPatches, batch, grid_corners
 from sprl_utils.prepare import Recipe, prepare_subject
 from sprl_utils.provenance import tune_process
-from sprl_utils.training import fabric_dtype, make_fabric
+from sprl_utils.training import fabric_dtype, make_fabric, without_wrapper
 from sprl_utils.volumes import foreground_mask
 
 SIDES = ("original", "ours")
@@ -247,7 +247,9 @@ def _gan_step(side: str, patch_size: int, updated: str) -> Callable[[], dict]:
         if side == "original":  # no penalty; weights are clipped instead
             loss = judge(sr).mean() - judge(hr).mean()
         else:
-            loss, _ = losses.discriminator_loss(judge, hr, sr, torch.rand(2).to(hr.device))
+            share = torch.rand(2).to(hr.device)
+            plain = without_wrapper(discriminator, fabric)
+            loss, _ = losses.discriminator_loss(judge, hr, sr, share, penalised=plain)
         d_optimizer.zero_grad()
         backward(loss)
         d_optimizer.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ def l1_loss(sr: Tensor, hr: Tensor) -> Tensor:
     return (sr - hr).abs().mean()
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
+) -> Tensor:
     """Mean over the batch of ``(|grad D(x)| - 1)^2`` at ``x = share * real + (1 - share) * fake``.
 
     Args:
@@ -35,14 +39,22 @@ def discriminator_loss(
     fake: Tensor,
     share: Tensor,
     penalty_weight: float = PENALTY_WEIGHT,
+    penalised: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """WGAN-GP's loss ``D(fake) - D(real) + weight * penalty``, and its parts; weight 0 is plain WGAN.
 
     ``wasserstein`` is the discriminator's estimate ``D(real) - D(fake)`` of the distance between both.
+
+    Args:
+        real, fake, share: as for `gradient_penalty`.
+        penalised: the same discriminator, called in another way for the penalty, whose gradient is taken
+            within the loss (`sprl_utils.training.without_wrapper`); None: as for the scores.
     """
     # Two calls rather than one on the joined batch: same scores (there is no BatchNorm), less memory at once.
     wasserstein = discriminator(real).mean() - discriminator(fake.detach()).mean()
-    penalty = gradient_penalty(discriminator, real, fake, share) if penalty_weight else torch.zeros(())
+    penalty = torch.zeros(())
+    if penalty_weight:
+        penalty = gradient_penalty(penalised or discriminator, real, fake, share)
     loss = penalty_weight * penalty - wasserstein
     return loss, {"wasserstein": wasserstein.detach(), "penalty": penalty.detach()}
 

@@ -162,6 +162,21 @@ def fabric_dtype(fabric: Fabric) -> torch.dtype:
     return torch.bfloat16 if fabric.strategy.precision.precision.startswith("bf16") else torch.float32
 
 
+def without_wrapper(module: nn.Module, fabric: Fabric) -> Callable[[Tensor], Tensor]:
+    """Call a module in the run's precision, past the wrapper that `Fabric.setup` returned.
+
+    In bfloat16 the wrapper refuses any gradient that is not taken by `Fabric.backward`, and the gradient
+    penalty takes one within its loss. Gradients of several processes are averaged all the same, as long as
+    the loss holds a call through the wrapper, too.
+    """
+
+    def call(x: Tensor) -> Tensor:
+        with fabric.autocast():
+            return module(x).float()
+
+    return call
+
+
 def _cpu_multiplies_bf16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text()
@@ -295,7 +310,8 @@ def train_gan(
             with torch.no_grad():
                 sr = g_model(lr)
             share = _shares(len(hr), fabric).to(hr.device)
-            loss, parts = losses.discriminator_loss(d_model, hr, sr, share, settings.penalty_weight)
+            plain = without_wrapper(discriminator, fabric)
+            loss, parts = losses.discriminator_loss(d_model, hr, sr, share, settings.penalty_weight, plain)
             optimizer = d_optimizer
         else:
             discriminator.requires_grad_(False)

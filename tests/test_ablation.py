@@ -52,6 +52,10 @@ def test_a_gan_stage_without_generator_steps_changes_no_digit(run):
     assert not np.array_equal(reference["psnr"], trained["psnr"])
 
 
+def test_a_variant_in_the_runs_own_precision_changes_no_digit(run):
+    pd.testing.assert_frame_equal(run("reference"), run("trained in fp32"))
+
+
 def test_a_margin_of_3_gives_another_image_from_the_same_weights(run):
     """The head fits into one cube of 64: what differs is the zero padding around it."""
     exact, cubes = run("reference"), run("cubes with a margin of 3")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import make_head, write_prepared
 
-from sprl_utils import training
+from sprl_utils import losses, training
 from sprl_utils.networks import Generator, load_generator, save_weights
 from sprl_utils.patches import Prepared, RandomPatches
 
@@ -42,7 +42,7 @@ def run_pretrain(prepared: Path, out: Path, start: Path | None = None, **changes
     return training.pretrain(patches, patches, 1, out, settings, fabric, start=start)
 
 
-def run_gan(prepared: Path, out: Path, **changes) -> pd.DataFrame:
+def run_gan(prepared: Path, out: Path, precision: str = "32-true", **changes) -> pd.DataFrame:
     patches = RandomPatches([Prepared(prepared / "train-head")], 16, seed=0)
     start = out.parent / "start.safetensors"
     if not start.exists():
@@ -55,7 +55,7 @@ def run_gan(prepared: Path, out: Path, **changes) -> pd.DataFrame:
         [Prepared(prepared / "validation-head")],
         out,
         settings,
-        training.make_fabric("cpu", "32-true"),
+        training.make_fabric("cpu", precision),
         [16, 16, 16],
     )
 
@@ -251,6 +251,30 @@ def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):
     assert history["g_steps"].iloc[-1] == schedule.count("G") > 0
     assert history["l1"].notna().tolist() == [s == "G" for s in schedule]
     assert math.isfinite(history["psnr"].iloc[-1])
+
+
+def test_the_gan_stage_runs_in_bfloat16(heads, tmp_path):
+    few = {"steps": 4, "warmup": 2, "d_per_g": 1, "every": 1, "validate_every": 4}
+    exact, rounded = (
+        run_gan(tmp_path / "prepared", tmp_path / name, name, **few) for name in ("32-true", "bf16-mixed")
+    )
+    assert list(rounded["penalty"].notna()) == list(exact["penalty"].notna())
+    np.testing.assert_allclose(rounded["l1"], exact["l1"], rtol=0.02)
+
+
+def test_the_penalty_in_bfloat16_is_that_of_the_slope():
+    """A discriminator of slope 3 everywhere: the penalty is (3 - 1)^2, and D learns from it."""
+    fabric = training.make_fabric("cpu", "bf16-mixed")
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1), torch.nn.Flatten(0))
+    torch.nn.init.constant_(linear[1].weight, 3 / 8)  # a norm of 3 over 64 voxels
+    wrapped, _ = fabric.setup(linear, torch.optim.Adam(linear.parameters()))
+    real, fake = torch.rand(2, 2, 1, 4, 4, 4)
+    plain = training.without_wrapper(linear, fabric)
+    loss, parts = losses.discriminator_loss(wrapped, real, fake, torch.rand(2), penalised=plain)
+    fabric.backward(loss)
+    assert parts["penalty"] == pytest.approx(4)
+    # of (norm - 1)^2, ten times, each weight's share of the norm; the scores add at most 1
+    assert linear[1].weight.grad.mean() == pytest.approx(10 * 2 * 2 / 8, abs=1)
 
 
 def test_batchnorm_statistics_stay_those_of_pretraining(heads, tmp_path):
