@@ -376,7 +376,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func is torch.ops.aten.mkldnn_convolution.default:
+        if func in (torch.ops.aten.mkldnn_convolution.default, torch.ops.aten.conv3d.default):
             x, weight = args[:2]
             self.count += 2 * weight.numel() * out.numel() // weight.shape[0]
         elif formula := flop_registry.get(func._overloadpacket):
