@@ -1,18 +1,19 @@
 """The claims ledger: each claim, whose it is, what was measured here, and what follows. Never hand-written.
 
 ``python -m sprl_utils.claims`` reads the committed tables under ``results/`` and writes
-``results/study/claims.md``. A claim whose table is not there yet says so.
+``results/study/claims.md``, with the study's tables below it. A claim whose table is not there yet says so.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from sprl_utils.evaluation import CONSISTENT
 from sprl_utils.files import write_beside
 from sprl_utils.provenance import repo_root
 
@@ -198,18 +199,86 @@ CLAIMS = (
 )
 
 
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def held_out(results: Path) -> str:
+    """What hours of training give people held out, whole volume, as Markdown; empty without such a run.
+
+    PSNR (dB) and SSIM of zero-filled LR, and what each method differs from it by.
+    """
+    methods = ["cubic", *(f"mDCSRN{gan}{kept}" for kept in ("", CONSISTENT) for gan in ("", "-GAN"))]
+    rows = [["k-space", "head held out", "zero-filled", *methods]]
+    for reduction in STUDIES:
+        scores, profiles = _held_out(results, "metrics.csv", reduction)
+        if scores is None or "demo" in profiles:
+            continue
+        whole = scores[scores["region"] == "whole"]
+        for head, table in whole.set_index("method").groupby("subject", sort=False):
+            zero_filled = table.loc["zero-filled", ["psnr", "ssim"]]
+            change = table.loc[methods, ["psnr", "ssim"]] - zero_filled
+            told = [f"{row.psnr:+.2f} / {row.ssim:+.4f}" for row in change.itertuples()]
+            rows.append([reduction, head, "{:.2f} / {:.4f}".format(*zero_filled), *told])
+    return _markdown(rows) if rows[1:] else ""
+
+
+def networks(results: Path) -> str:
+    """The networks by one recipe and as many steps, as Markdown; empty without the profile `comparison`.
+
+    Work and seconds are those of `make bench`, PSNR (dB) and SSIM the mean over test heads (and seeds) of SR
+    and what it differs from zero-filled LR by.
+    """
+    effects, speed = _table(results, "comparison/ablation_effects.csv"), _table(results, "bench/networks.csv")
+    if effects is None or speed is None:
+        return ""
+    speed = speed.set_index("model")
+    rows = [["network", "parameters", "multiply-adds a 64-cube", "seconds", "over zero-filled (dB)",
+             "PSNR against mDCSRN", "SSIM against mDCSRN"]]  # fmt: skip
+    for row in effects.itertuples():
+        model = {"reference": "mDCSRN", "GAN": "mDCSRN", "SRGAN": "SRResNet"}.get(row.variant, row.variant)
+        name = {"reference": "mDCSRN", "GAN": "mDCSRN-GAN"}.get(row.variant, row.variant)
+        size = speed.loc[model]
+        work = [f"{size.parameters:,.0f}", f"{size.multiply_adds:.2g}", f"{size.seconds:.2f}"]
+        rows.append([name, *work, f"{row.gain:+.2f}", f"{row.psnr_change:+.3f}", f"{row.ssim_change:+.4f}"])
+    return _markdown(rows)
+
+
+def ablations(results: Path) -> str:
+    """What each choice or defect changes, as Markdown; empty without the profile `ablations`."""
+    effects = _table(results, "ablations/ablation_effects.csv")
+    if effects is None:
+        return ""
+    rows = [["variant", "over its own LR (dB)", "PSNR against reference", "least to most", "SSIM", "seeds"]]
+    for row in effects.itertuples():
+        span = f"{row.psnr_change_least:+.3f} to {row.psnr_change_most:+.3f}"
+        change = [f"{row.gain:+.3f}", f"{row.psnr_change:+.3f}", span, f"{row.ssim_change:+.4f}"]
+        rows.append([row.variant, *change, str(row.seeds)])
+    return _markdown(rows)
+
+
+#: Heading of a table of the study -> how ``results/`` gives it.
+TABLES = {
+    "People held out: PSNR (dB) / SSIM, whole volume, against zero-filled LR": held_out,
+    "Networks after as many steps": networks,
+    "Ablations: one choice or defect at a time": ablations,
+}
+
+
 def ledger(results: Path) -> str:
-    """The ledger as Markdown, from the tables in ``results``."""
-    rows = [(claim.text, claim.source, claim.find(results)) for claim in CLAIMS]
+    """The ledger as Markdown, and the study's tables that there are, from the tables in ``results``."""
+    found = [(claim, claim.find(results)) for claim in CLAIMS]
+    rows = [(claim.text, claim.source, f.measured, f.on, f.verdict) for claim, f in found]
     lines = [
         "# Claims, and what was measured here",
         "",
         "Made by `python -m sprl_utils.claims` from the tables in `results/`; not written by hand.",
         "",
-        "| claim | source | measured | on | verdict |",
-        "|---|---|---|---|---|",
-        *(f"| {text} | {source} | {f.measured} | {f.on} | {f.verdict} |" for text, source, f in rows),
+        _markdown([("claim", "source", "measured", "on", "verdict"), *rows]),
     ]
+    for heading, table in ((heading, make(results)) for heading, make in TABLES.items()):
+        lines += ["", f"## {heading}", "", table] if table else []
     return "\n".join(lines) + "\n"
 
 

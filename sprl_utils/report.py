@@ -106,9 +106,9 @@ def _front(root: Path, results: Path, site: Path) -> dict[str, Any]:
         table = pd.read_csv(detail).round(3).to_html(index=False, border=0)
         sections.append(("Sharp, or right?", "detail", table, note))
     if (ledger := root / "results" / "study" / "claims.md").exists():
-        lines = [line for line in ledger.read_text().splitlines() if line.startswith("|")]
+        tables = ledger.read_text()
         note = "Generated from the tables of all committed runs."
-        sections.append(("Claims", "claims", markdown2html("\n".join(lines)), note))
+        sections.append(("Claims", "claims", markdown2html(tables[tables.index("|") :]), note))
     heads = _copy_slices(results / "slices", site)
     networks = [name for images in heads.values() for name in images if name not in ("LR", "HR")]
     figures = []

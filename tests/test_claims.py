@@ -1,9 +1,11 @@
 """The ledger says what the tables say, and nothing where there is no table."""
 
+
 import pandas as pd
 import pytest
 
 from sprl_utils import claims
+from sprl_utils.evaluation import CONSISTENT
 from sprl_utils.provenance import repo_root
 
 
@@ -75,3 +77,29 @@ def test_a_short_gan_stage_refutes_nothing(tmp_path, told, updates, verdict):
     pd.DataFrame({"g_steps": [0, updates]}).to_csv(tmp_path / "demo/gan_history.csv")
     cells = row(tmp_path, "hardly distinguishable")
     assert cells[-1] == verdict and f"G updated {updates} times" in cells[3]
+
+
+def test_the_tables_below_tell_differences_from_what_they_name(tmp_path):
+    assert not any(make(tmp_path) for make in claims.TABLES.values())
+    (tmp_path / "study_bb").mkdir()
+    scores = {"zero-filled": (23.0, 0.7), "cubic": (22.5, 0.69), "mDCSRN": (23.25, 0.7125)}
+    scores |= {f"mDCSRN{end}": (24.0, 0.75) for end in ("-GAN", CONSISTENT, "-GAN" + CONSISTENT)}
+    rows = [("bb1", "whole", method, *values) for method, values in scores.items()]
+    columns = ["subject", "region", "method", "psnr", "ssim"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "study_bb/metrics.csv")
+    told = claims.held_out(tmp_path).splitlines()[-1]
+    assert "| bb1 | 23.00 / 0.7000 | -0.50 / -0.0100 | +0.25 / +0.0125 | +1.00 / +0.0500 |" in told
+
+
+def test_a_gan_has_the_size_of_its_generator(tmp_path):
+    for folder in ("bench", "comparison"):
+        (tmp_path / folder).mkdir()
+    sizes = {"model": ["mDCSRN", "SRResNet"], "parameters": [400, 3000], "multiply_adds": [10, 90]}
+    pd.DataFrame(sizes).assign(seconds=1.0).to_csv(tmp_path / "bench/networks.csv")
+    effects = pd.DataFrame({"variant": ["reference", "SRResNet", "GAN", "SRGAN"], "gain": 0.5})
+    effects.assign(psnr_change=0.0, ssim_change=0.0).to_csv(tmp_path / "comparison/ablation_effects.csv")
+    mdcsrn, srresnet, gan, srgan = (
+        line.split(" | ", 1) for line in claims.networks(tmp_path).splitlines()[2:]
+    )
+    assert mdcsrn == ["| mDCSRN", "400 | 10 | 1.00 | +0.50 | +0.000 | +0.0000 |"]
+    assert gan == ["| mDCSRN-GAN", mdcsrn[1]] and srgan == ["| SRGAN", srresnet[1]]

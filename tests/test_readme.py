@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 
+from sprl_utils import claims
 from sprl_utils.provenance import repo_root
 
 ROOT = repo_root()
@@ -23,6 +24,11 @@ MEASURED = {
 
 def test_the_table_of_results_is_the_demos():
     assert (ROOT / "results/demo/table.md").read_text().strip() in README
+
+
+@pytest.mark.parametrize("make", [claims.held_out, claims.networks])
+def test_the_studys_tables_are_those_of_the_long_runs(make):
+    assert make(ROOT / "results") in README
 
 
 @pytest.mark.parametrize("named", MEASURED)
