@@ -115,8 +115,9 @@ figure = figures.ablations(effects)
 figures.save(figure, results / "figures" / "ablations.png")
 
 # %% [markdown]
-# **What is to be seen** (test heads). Left of the line a variant is worse than the reference. Bars end at the
-# mean over seeds, the thin lines reach from the least to the greatest.
+# **What is to be seen** (test heads). On the left, bars to the left of 0 are worse than the reference; they
+# end at the mean over seeds, and thin lines reach from the least to the greatest. On the right, what training
+# added to the LR that each variant was given. Scales are linear within 0.01 dB and logarithmic beyond.
 
 # %%
 results.mkdir(parents=True, exist_ok=True)

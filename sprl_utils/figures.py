@@ -371,13 +371,23 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def ablations(effects: pd.DataFrame) -> Figure:
-    """Change of PSNR against the reference, one bar a variant, with its range over seeds."""
+    """Change of PSNR against the reference and gain over the variant's own LR, one bar each, both symlog.
+
+    The changes have their range over seeds. Scales are linear within 0.01 dB: effects span three decades.
+    """
     shown = effects.iloc[::-1]
-    change = shown["psnr_change"]
-    figure, ax = plt.subplots(figsize=(7.5, 0.7 + 0.36 * len(shown)), layout="constrained")
+    change, gain = shown["psnr_change"], shown["gain"]
+    size = (11, 0.9 + 0.36 * len(shown))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     spread = [change - shown["psnr_change_least"], shown["psnr_change_most"] - change]
-    ax.barh(shown.index, change, xerr=spread, color="tab:blue", ecolor="black", error_kw={"lw": 1})
-    ax.axvline(0, color="black", lw=0.8)
-    ax.set(xlabel="PSNR against the reference (dB), mean over test heads and seeds")
-    ax.grid(axis="x", alpha=0.3)
+    labels = ("PSNR against the reference (dB)", "PSNR over the variant's own LR (dB)")
+    for ax, values, xerr, label in zip(axes, (change, gain), (spread, None), labels, strict=True):
+        bars = ax.barh(shown.index, values, xerr=xerr, color="tab:blue", ecolor="black", error_kw={"lw": 1})
+        ax.bar_label(bars, [f"{value:+.3f}" for value in values], padding=4, fontsize=8)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_xscale("symlog", linthresh=0.01)
+        ax.set_xlim(-30 * max(0.1, -values.min()), 30 * max(0.1, values.max()))
+        ax.set(xlabel=label)
+        ax.grid(axis="x", alpha=0.3)
+    figure.suptitle("Mean over test heads and seeds", fontsize=10)
     return figure
