@@ -34,6 +34,25 @@ def test_six_times_is_six_times(tmp_path, seconds, verdict):
     assert cells[-1] == verdict and f"{seconds / 2:.1f} times faster" in cells[2]
 
 
+@pytest.mark.parametrize(
+    ("leads", "verdict"),
+    [
+        ([0.2], "supported by 1 seed(s), too few to be sure"),
+        ([0.2, 0.1, 0.1], "supported"),
+        ([0.3, 0.3, -0.1], "not supported"),
+    ],
+)
+def test_another_network_is_beaten_with_every_seed_or_not_at_all(tmp_path, leads, verdict):
+    (tmp_path / "comparison").mkdir()
+    rows = [(name, "a", seed, 30.0) for seed in range(len(leads)) for name in ("FSRCNN", "DCSRN", "SRResNet")]
+    rows += [("reference", "a", seed, 30 + lead) for seed, lead in enumerate(leads)]
+    table = pd.DataFrame(rows, columns=["variant", "subject", "seed", "psnr"])
+    table.to_csv(tmp_path / "comparison/ablations.csv")
+    cells = row(tmp_path, "outperforms other")
+    mean = sum(leads) / len(leads)
+    assert f"FSRCNN {mean:+.2f} dB" in cells[2] and cells[-1] == verdict
+
+
 def write_scores(folder, heads):
     """``metrics.csv`` with the gain of mDCSRN over zero-filling in the brain of each head (PSNR and SSIM)."""
     folder.mkdir()
@@ -91,10 +110,23 @@ def test_the_tables_below_tell_differences_from_what_they_name(tmp_path):
     assert "| bb1 | 23.00 / 0.7000 | -0.50 / -0.0100 | +0.25 / +0.0125 | +1.00 / +0.0500 |" in told
 
 
+def test_a_rescan_stands_beside_the_methods_in_the_brain(tmp_path):
+    (tmp_path / "study_bb").mkdir()
+    scores = {"zero-filled": (23.0, 0.7), "mDCSRN": (23.25, 0.75), "mDCSRN" + CONSISTENT: (23.5, 0.775)}
+    rows = [("bb1", "brain", method, *values) for method, values in scores.items()]
+    rows += [("bb1", "whole", method, 0.0, 0.0) for method in scores]
+    columns = ["subject", "region", "method", "psnr", "ssim"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "study_bb/metrics.csv")
+    second = {"subject": ["bb1"], "rescan": ["bb2"], "region": ["brain"], "psnr": [24.0], "ssim": [0.8]}
+    pd.DataFrame(second).to_csv(tmp_path / "study_bb/rescan.csv")
+    told = claims.rescans(tmp_path).splitlines()[-1]
+    assert told == "| bb1 | brain | 23.00 / 0.7000 | 23.25 / 0.7500 | 23.50 / 0.7750 | 24.00 / 0.8000 |"
+
+
 def test_a_gan_has_the_size_of_its_generator(tmp_path):
     for folder in ("bench", "comparison"):
         (tmp_path / folder).mkdir()
-    sizes = {"model": ["mDCSRN", "SRResNet"], "parameters": [400, 3000], "multiply_adds": [10, 90]}
+    sizes = {"model": ["mDCSRN", "SRResNet"], "parameters": [400, 3000], "multiply_adds": [10e9, 90e9]}
     pd.DataFrame(sizes).assign(seconds=1.0).to_csv(tmp_path / "bench/networks.csv")
     effects = pd.DataFrame({"variant": ["reference", "SRResNet", "GAN", "SRGAN"], "gain": 0.5})
     effects.assign(psnr_change=0.0, ssim_change=0.0).to_csv(tmp_path / "comparison/ablation_effects.csv")

@@ -26,7 +26,7 @@ def test_the_table_of_results_is_the_demos():
     assert (ROOT / "results/demo/table.md").read_text().strip() in README
 
 
-@pytest.mark.parametrize("make", [claims.held_out, claims.networks])
+@pytest.mark.parametrize("make", [claims.held_out, claims.rescans, claims.networks])
 def test_the_studys_tables_are_those_of_the_long_runs(make):
     assert make(ROOT / "results") in README
 
