@@ -70,7 +70,7 @@ $(run)/03_train_gan.ipynb: $(run)/02_pretrain_generator.ipynb
 $(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
 $(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb
 
-study:  ## Train for hours, with one person held out and then the other (resumable)
+study:  ## Train for long, with one person held out and then the other (resumable)
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
 	@$(MAKE) --no-print-directory PROFILE=study_all results/study_all/02_pretrain_generator.ipynb

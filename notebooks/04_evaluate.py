@@ -43,7 +43,7 @@ from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 from sprl_utils.training import describe_fabric, fabric_dtype, make_fabric
-from sprl_utils.weights import SHIPPED, held_out_rows
+from sprl_utils.weights import LONG, held_out_rows
 
 root = repo_root()
 runs, results = root / "runs" / profile, root / "results" / profile
@@ -93,8 +93,9 @@ scores = pd.concat(tables, ignore_index=True)
 # $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. First over the whole volume, then
 # in the brain alone.
 #
-# `make study` trains for hours, without the person that it is then tested on. Where this run has the same HR
-# and LR, those scores stand here as `mDCSRN, shipped`: read from `results/study_*/metrics.csv`, not computed.
+# `make study` trains for longer, without the person that it is then tested on. Where this run has the same HR
+# and LR, those scores stand here as `mDCSRN, long training`: read from `results/study_*/metrics.csv`, not
+# computed.
 
 # %%
 scores = pd.concat([scores, held_out_rows(scores, root / "results", profile)], ignore_index=True)
@@ -125,7 +126,7 @@ summary.round(4)
 
 # %%
 others = [m for m in ("zero-filled", "cubic") if m in whole.index]
-networks = [m for m in whole.index if m.startswith(("mDCSRN +", SHIPPED)) or m == "mDCSRN"]
+networks = [m for m in whole.index if m.startswith(("mDCSRN +", LONG)) or m == "mDCSRN"]
 pd.concat({name: evaluation.improvement(scores, name, others) for name in networks}).round(4)
 
 # %% [markdown]
@@ -140,8 +141,8 @@ figure = figures.bars(scores)
 figures.save(figure, results / "figures" / "bars.png")
 
 # %% [markdown]
-# **What is to be seen** (test heads). Most of the way from nearest to the best is made by zero-filling, which
-# costs no training; what the network adds, if anything, is the step from there.
+# **What is to be seen** (test heads). What each method adds to zero-filling, which costs no training: left of
+# the line it is worse. Nearest and linear interpolation lie far to the left and are in the tables alone.
 #
 # ## Sharp, or right?
 #

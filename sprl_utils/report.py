@@ -26,7 +26,7 @@ from sprl_utils.provenance import repo_root
 
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+(?:\n[^$\n]+)?)\$(?![\w$])", re.DOTALL)
 FIGURES = {
-    "bars.png": "PSNR, SSIM and NRMSE of every method on each test head; bars do not start at 0.",
+    "bars.png": "PSNR and SSIM of each method against zero-filled LR, on each test head.",
     "shell_correlation.png": "Correlation with HR by spatial frequency; k-space was cut at the dashed line.",
 }
 

@@ -31,8 +31,8 @@ STUDIES = {
 }
 #: Whose scores on people held out the card tells: the network as it is, and with the measured k-space.
 METHODS = ("mDCSRN", "mDCSRN" + CONSISTENT)
-#: Method under which held-out rows of shipped weights stand beside those of a run of one's own.
-SHIPPED = "mDCSRN, shipped"
+#: Method under which rows of the study's weights, without that person, stand beside those of another run.
+LONG = "mDCSRN, long training"
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
 SAME_LR = 1e-3
 CARD = """# Model card
@@ -92,7 +92,7 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
         profile: whose scores they are; its own results are no news to it.
 
     Returns:
-        Rows as in ``scores``, of `SHIPPED` in place of mDCSRN, for those heads and regions on which
+        Rows as in ``scores``, of `LONG` in place of mDCSRN, for those heads and regions on which
         zero-filling scores the same in both: there HR and LR are the same. Empty where there are none.
     """
     keys = ["subject", "region"]
@@ -106,7 +106,7 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
         apart = theirs[theirs["method"] == "zero-filled"].set_index(keys)["psnr"] - lr
         rows = theirs[theirs["method"].isin(METHODS)].set_index(keys, drop=False)
         same = apart.index[apart.abs() < SAME_LR]
-        names = rows["method"].str.replace(METHODS[0], SHIPPED, regex=False)
+        names = rows["method"].str.replace(METHODS[0], LONG, regex=False)
         found.append(rows.assign(method=names)[rows.index.isin(same)])
     return pd.concat(found, ignore_index=True)
 

@@ -37,7 +37,7 @@ def test_six_times_is_six_times(tmp_path, seconds, verdict):
 @pytest.mark.parametrize(
     ("leads", "verdict"),
     [
-        ([0.2], "supported by 1 seed(s), too few to be sure"),
+        ([0.2], "supported, by one seed alone"),
         ([0.2, 0.1, 0.1], "supported"),
         ([0.3, 0.3, -0.1], "not supported"),
     ],
@@ -77,8 +77,29 @@ def test_the_long_runs_take_the_demos_place(tmp_path):
     write_scores(tmp_path / "study_bb", {"b": (2.0, 0.01)})
     cells = row(tmp_path, "restores more")
     assert cells[2] == "against zero-filling: a +1.00 dB and +0.010 SSIM, b +2.00 dB and +0.010 SSIM"
-    assert "`study_colin27`, `study_bb`" in cells[3] and cells[-1] == "supported"
+    assert "`study_colin27`, `study_bb`" in cells[3] and cells[-1] == "supported, by one seed alone"
     assert row(tmp_path, "2x2")[-1] == "not measured yet"
+
+
+@pytest.mark.parametrize(
+    ("costs", "verdict"),
+    [
+        ({"a": [0.2] * 3, "b": [0.1] * 3}, "supported"),
+        ({"a": [0.2] * 3, "b": [0.1, 0.1, -0.1]}, "supported; not on b"),
+        ({"a": [0.2], "b": [0.0]}, "supported, by one seed alone; not on b"),
+        ({"a": [0.0] * 3, "b": [-0.1] * 3}, "not supported"),
+    ],
+)
+def test_seams_count_by_head(tmp_path, costs, verdict):
+    (tmp_path / "ablations").mkdir()
+    rows = [("reference", head, seed, 30.0) for head in costs for seed in range(len(costs[head]))]
+    margin = "cubes with a margin of 3"
+    rows += [(margin, head, seed, 30 - cost) for head in costs for seed, cost in enumerate(costs[head])]
+    rows += [("GAN, G never trained", *row[1:]) for row in rows if row[0] == "reference"]
+    table = pd.DataFrame(rows, columns=["variant", "subject", "seed", "psnr"])
+    table.to_csv(tmp_path / "ablations/ablations.csv")
+    cells = row(tmp_path, "A margin of 3 voxels")
+    assert f"a {costs['a'][0]:+.3f} dB" in cells[2] and cells[-1] == verdict
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,7 @@ def test_a_short_gan_stage_refutes_nothing(tmp_path, told, updates, verdict):
     detail.to_csv(tmp_path / "demo/detail.csv")
     pd.DataFrame({"g_steps": [0, updates]}).to_csv(tmp_path / "demo/gan_history.csv")
     cells = row(tmp_path, "hardly distinguishable")
-    assert cells[-1] == verdict and f"G updated {updates} times" in cells[3]
+    assert cells[-1] == verdict and f"`demo` ({updates})" in cells[3]
 
 
 def test_the_tables_below_tell_differences_from_what_they_name(tmp_path):
@@ -104,10 +125,12 @@ def test_the_tables_below_tell_differences_from_what_they_name(tmp_path):
     scores = {"zero-filled": (23.0, 0.7), "cubic": (22.5, 0.69), "mDCSRN": (23.25, 0.7125)}
     scores |= {f"mDCSRN{end}": (24.0, 0.75) for end in ("-GAN", CONSISTENT, "-GAN" + CONSISTENT)}
     rows = [("bb1", "whole", method, *values) for method, values in scores.items()]
+    rows += [("bb1", "brain", method, *scores[method]) for method in ("zero-filled", "mDCSRN")]
     columns = ["subject", "region", "method", "psnr", "ssim"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "study_bb/metrics.csv")
-    told = claims.held_out(tmp_path).splitlines()[-1]
-    assert "| bb1 | 23.00 / 0.7000 | -0.50 / -0.0100 | +0.25 / +0.0125 | +1.00 / +0.0500 |" in told
+    told, brain = claims.held_out(tmp_path).splitlines()[-2:]
+    assert "| bb1 | brain | 23.00 / 0.7000 | - | +0.25 / +0.0125 | - | - | - |" in brain
+    assert "| bb1 | whole | 23.00 / 0.7000 | -0.50 / -0.0100 | +0.25 / +0.0125 | +1.00 / +0.0500 |" in told
 
 
 def test_a_rescan_stands_beside_the_methods_in_the_brain(tmp_path):

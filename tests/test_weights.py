@@ -70,8 +70,8 @@ def test_held_out_rows_stand_beside_the_same_heads_alone(root):
     scores.loc[moved, "psnr"] += 0.01  # another LR
     rows = weights.held_out_rows(scores, root / "results")
     assert set(rows["subject"]) == {"colin27", "bb2"}
-    assert all(method.startswith(weights.SHIPPED) for method in rows["method"])
-    rows = rows[rows["method"] == weights.SHIPPED]
+    assert all(method.startswith(weights.LONG) for method in rows["method"])
+    rows = rows[rows["method"] == weights.LONG]
     assert list(rows.columns) == list(scores.columns) and len(rows) == 4  # two regions
     told = pd.read_csv(DEMO / "metrics.csv").query("subject == 'bb2' and method == 'mDCSRN'")["psnr"]
     assert list(rows.query("subject == 'bb2'")["psnr"]) == list(told)
