@@ -62,7 +62,8 @@ $(executed:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(packag
 	@$(python) -m papermill -k python3 --cwd notebooks -f $(run)/$*.yaml $(run)/$*.input.ipynb $(run)/$*.running.ipynb \
 	  || { mv -f $(run)/$*.running.ipynb $(out)/$*.failed.ipynb; \
 	       echo "$*: failed; read $(out)/$*.failed.ipynb, then run make again: it goes on from here" >&2; exit 1; }
-	@mv $(run)/$*.running.ipynb $@
+	@sed 's#$(CURDIR)/##g' $(run)/$*.running.ipynb > $(run)/$*.done.ipynb  # warnings name files of this machine
+	@rm $(run)/$*.running.ipynb && mv $(run)/$*.done.ipynb $@
 
 $(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
 $(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
@@ -108,7 +109,8 @@ notebooks: $(ready)  ## Refresh notebooks/*.ipynb from their .py and execute the
 	  $(python) -m jupytext --quiet --update --to ipynb $$source && \
 	  $(python) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
 	    --ExecutePreprocessor.record_timing=False $$notebook && \
-	  $(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $$notebook \
+	  $(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $$notebook && \
+	  sed 's#$(CURDIR)/##g' $$notebook > runs/pair.ipynb && mv runs/pair.ipynb $$notebook \
 	  || exit 1; \
 	done
 

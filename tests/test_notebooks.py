@@ -58,6 +58,8 @@ def test_committed_notebook_holds_nothing_that_changes_with_each_run(source):
     assert set(notebook.metadata) <= {"jupytext", "kernelspec"}
     assert notebook.metadata.kernelspec.name == "python3"
     assert not [cell for cell in notebook.cells if set(cell.metadata) - {"tags"}]
+    paths = r'"/[^"]*/sprl_utils/'  # of the machine that ran it, in warnings
+    assert not re.search(paths, source.with_suffix(".ipynb").read_text())
 
 
 @each_notebook
