@@ -167,8 +167,9 @@ rescans.round(4)
 
 # %% [markdown]
 # The same question by spatial frequency, on the first test head: correlation of the image's spectrum with
-# HR's. To be seen: all agree up to the dashed line, where k-space was cut on two axes; beyond it zero-filling
-# keeps only what lies along the third axis, and a network restores detail as far as it lies above that.
+# HR's. To be seen: all agree up to the upright line, where k-space was cut on two axes; beyond it
+# zero-filling keeps only what lies along the third axis. A network restores detail where it lies above that,
+# and spoils some where it lies below.
 
 # %%
 head = heads[0]

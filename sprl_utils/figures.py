@@ -6,6 +6,7 @@ sagittal plane is one in every file.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,12 +196,13 @@ def shell_correlation(images: dict[str, np.ndarray], subject: Prepared) -> Figur
     """Fourier shell correlation of each image with HR, and where k-space was cut first."""
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     hr = np.asarray(subject.hr)
-    for name, image in images.items():
+    styles = itertools.cycle(("-", "-", "--", ":"))  # curves often lie upon each other
+    for (name, image), style in zip(images.items(), styles, strict=False):
         shells = detail.shell_correlation(image, hr)
-        axes.plot(shells["frequency"], shells["correlation"], label=name)
+        axes.plot(shells["frequency"], shells["correlation"], style, label=name)
     if subject.meta["keep"] is not None:
         first = detail.first_cut_frequency(hr.shape, subject.meta["keep"])
-        axes.axvline(first, color="black", linestyle="--", linewidth=0.8)
+        axes.axvline(first, color="black", linestyle="-.", linewidth=0.8, label="k-space cut from here on")
     axes.set(xlabel="spatial frequency (cycles a voxel)", ylabel="correlation with HR", ylim=(0, 1.02))
     axes.set_title(f"{subject.meta['id']} ({subject.meta['split']})", fontsize=10)
     axes.legend(fontsize=8)
