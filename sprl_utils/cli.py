@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sprl_utils import __version__, metrics
 from sprl_utils.apply import factors_for, sharpen, to_fine_grid
 from sprl_utils.files import write_beside
-from sprl_utils.kspace import truncate_kspace
+from sprl_utils.kspace import find_cut, truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.profiles import check_profile, read_profile
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     resolve.add_argument(
         "--weights",
         metavar="FILE",
-        help="generator.safetensors, or a name of sprl_utils/weights/ (default: mDCSRN_2x2 for a matrix "
-        "enlarged by less than 3, else mDCSRN_4x4)",
+        help="generator.safetensors, or a name of sprl_utils/weights/ (default: mDCSRN_2x2 where less than "
+        "two thirds of an axis of k-space are missing, else mDCSRN_4x4)",
     )
     grid = resolve.add_mutually_exclusive_group()
     grid.add_argument(
@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     resolve.add_argument(
         "--axes", type=int, nargs="+", metavar="AXIS",
-        help="array axes that were measured coarsely (default: those that are upsampled, else 1 2)",
+        help="array axes that were measured coarsely (default: those that are upsampled or of which "
+        "k-space is cut, else 1 2)",
     )  # fmt: skip
     resolve.add_argument("--uncertainty", action="store_true", help="also write the SD over mirror images")
     resolve.add_argument("--keep-air", action="store_true", help="run the network on air too")
@@ -143,22 +144,25 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
         _refuse_overwriting(path, args.force)
     scan = read_volume(source)
     factors = args.upsample or (factors_for(scan, args.voxel_size) if args.voxel_size else None)
-    weights = find_weights(args.weights, factors)
-    axes = args.axes or [a for a in range(3) if factors and factors[a] > 1] or [1, 2]
-    measured = scan.data.shape if factors else None
+    measured = scan.data.shape if factors else find_cut(scan.data)
     if factors:
         scan = to_fine_grid(scan, factors)
+    missing = np.divide(scan.data.shape, measured)
+    weights = find_weights(args.weights, missing)
+    axes = args.axes or sorted(np.argsort(-missing, kind="stable")[: min(2, (missing > 1).sum())]) or [1, 2]
+    known = bool(factors) or (missing > 1).sum() > 1  # a cut on one axis alone may be half of the truth
     bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
     sharper, spread = sharpen(
         scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty,
-        measured, bar,
+        measured if known else None, bar,
     )  # fmt: skip
     done = f"sprl {__version__} {weights.name}"
     write_volume(target, sharper, scan, f"{done}: super-resolved")
     if spread is not None:
         write_volume(spread_target, spread, scan, f"{done}: SD over 8 mirror images")
     size = " x ".join(f"{edge:.2f}" for edge in scan.voxel_size)
-    print(f"{source.name}: wrote {target} (voxels of {size} mm, {weights.stem})")
+    cut = " x ".join(map(str, measured)) if max(missing) > 1 else "no cut found, a zero-filled scan expected"
+    print(f"{source.name}: wrote {target} (voxels of {size} mm, k-space: {cut}, {weights.stem})")
 
 
 def _view(args: argparse.Namespace) -> int:

@@ -72,14 +72,14 @@ def find_weights(given: str | None, factors: Sequence[float] | None = None) -> P
     """Path of weights: one's own, shipped ones by name, or (None) the shipped ones for a scan.
 
     Args:
-        factors: by which the scan's matrix was enlarged; None, or 1 on all axes: not known, it lay on the
-            fine grid. Enlarged by less than 3, it is for the weights that learned from half of k-space.
+        factors: by which the scan's matrix exceeds what was measured; None, or 1 on all axes: not known.
+            Below 3, the scan is for the weights that learned from half of k-space.
 
     Raises:
         FileNotFoundError: no such file, or none shipped by that name.
     """
     if given is None:
-        return shipped("mDCSRN_2x2" if factors and 1 < max(factors) < 3 else "mDCSRN_4x4")
+        return shipped("mDCSRN_2x2" if factors is not None and 1 < max(factors) < 3 else "mDCSRN_4x4")
     return shipped(given) if Path(given).name == given and not Path(given).suffix else Path(given)
 
 

@@ -62,3 +62,11 @@ def heads(tmp_path) -> dict[str, Prepared]:
         split: write_prepared(tmp_path / "prepared", f"{split}-head", split, make_head(seed=i))
         for i, split in enumerate(("train", "validation", "test"))
     }
+
+
+def like_a_scan(shape, seed=0):
+    """Noise whose power falls with frequency as an image's does, above 0."""
+    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")))
+    noise = np.fft.fftn(np.random.default_rng(seed).standard_normal(shape))
+    image = np.fft.ifftn(noise / np.maximum(frequency, 0.02) ** 1.5).real
+    return (image - image.min()).astype(np.float32)

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import like_a_scan
 from scipy import ndimage
 
 from sprl_utils.apply import factors_for, sharpen, to_fine_grid
@@ -122,6 +123,24 @@ def test_what_was_measured_stays(tmp_path):
     assert main(["super-resolve", str(scan), str(out), *options]) == 0
     coarse = nib.load(out).get_fdata()[:, ::2, ::3]
     np.testing.assert_allclose(coarse, nib.load(scan).get_fdata(), atol=15)  # of 1000; half would be 500 off
+
+
+def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_back(tmp_path, capsys):
+    """The network's guess may change what was cut, and nothing else."""
+    path, out = tmp_path / "hr.nii.gz", tmp_path / "out.nii.gz"
+    save(path, like_a_scan((48, 64, 64)), dtype=np.float32)
+    for keep, name in (("0.25", "mDCSRN_4x4"), ("0.5", "mDCSRN_2x2")):
+        lr = tmp_path / f"lr{keep}.nii.gz"
+        assert main(["degrade", str(path), str(lr), "--keep", keep]) == 0
+        assert main(["super-resolve", str(lr), str(out), "--force", "--keep-air"]) == 0
+        told = capsys.readouterr().out
+        assert name in told and f"k-space: 48 x {64 * float(keep):.0f} x {64 * float(keep):.0f}," in told
+        sr, low = (nib.load(file).get_fdata() for file in (out, lr))
+        share = [None, float(keep), float(keep)]
+        measured = [truncate_kspace(np.float32(image), share) for image in (sr, low)]
+        assert np.std(measured[0] - measured[1]) < 0.2 * np.std(sr - low)
+    assert main(["super-resolve", str(path), str(out), "--force"]) == 0
+    assert "no cut found" in capsys.readouterr().out
 
 
 def test_coarse_axes_are_turned_to_where_the_network_learned_them():

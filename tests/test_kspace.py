@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from conftest import make_head
+from conftest import like_a_scan, make_head
+from scipy import ndimage
 
 from sprl_utils import kspace
 
@@ -148,3 +149,17 @@ def test_ringing_keeps_the_sign_that_the_network_knows():
         kspace.restore_measured(hr, lr, keep), hr, atol=1e-5
     )  # HR is consistent with LR
     assert np.abs(lr - hr)[:, :20].max() > 0.05
+
+
+@pytest.mark.parametrize("keep", [(None, 0.25, 0.25), (None, 0.5, 0.5), (24, None, None), (48, 40, 20)])
+def test_a_cut_is_found_where_it_was_made(keep):
+    volume = like_a_scan((96, 80, 88))
+    expected = kspace.kept_samples(volume.shape, keep)
+    assert kspace.find_cut(kspace.truncate_kspace(volume, keep)) == expected
+
+
+@pytest.mark.parametrize("sigma", [0, 0.6, 2])
+def test_no_cut_is_found_in_an_image_that_is_whole_or_blurred(sigma):
+    volume = ndimage.gaussian_filter(like_a_scan((96, 80, 88)), sigma)
+    assert kspace.find_cut(volume) == volume.shape
+    assert kspace.find_cut(volume[:8, :8, :8]) == (8, 8, 8)
