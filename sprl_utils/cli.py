@@ -149,8 +149,9 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
         scan = to_fine_grid(scan, factors)
     missing = np.divide(scan.data.shape, measured)
     weights = find_weights(args.weights, missing)
-    axes = args.axes or sorted(np.argsort(-missing, kind="stable")[: min(2, (missing > 1).sum())]) or [1, 2]
-    known = bool(factors) or (missing > 1).sum() > 1  # a cut on one axis alone may be half of the truth
+    coarse = sorted((a for a in range(3) if missing[a] > 1), key=lambda a: -missing[a])
+    axes = args.axes or sorted(coarse if factors else coarse[:2]) or [1, 2]  # three asked for are refused
+    known = factors or len(coarse) > 1  # a cut found on one axis alone may be half of the truth
     bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
     sharper, spread = sharpen(
         scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty,
@@ -161,7 +162,7 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
     if spread is not None:
         write_volume(spread_target, spread, scan, f"{done}: SD over 8 mirror images")
     size = " x ".join(f"{edge:.2f}" for edge in scan.voxel_size)
-    cut = " x ".join(map(str, measured)) if max(missing) > 1 else "no cut found, a zero-filled scan expected"
+    cut = " x ".join(map(str, measured)) if coarse else "no cut found, a zero-filled scan expected"
     print(f"{source.name}: wrote {target} (voxels of {size} mm, k-space: {cut}, {weights.stem})")
 
 

@@ -286,7 +286,7 @@ def bars(scores: pd.DataFrame) -> Figure:
             rows = change.loc[head, region].reindex(methods)
             where = np.arange(len(methods)) + (place - 0.5) * height
             bar = ax.barh(where, rows["psnr"], height, color=color, label=region)
-            told = [f"{r.psnr:+.2f} dB, {r.ssim:+.3f}" if r.psnr == r.psnr else "" for r in rows.itertuples()]
+            told = ["" if np.isnan(r.psnr) else f"{r.psnr:+.2f} dB, {r.ssim:+.3f}" for r in rows.itertuples()]
             ax.bar_label(bar, told, padding=3, fontsize=7)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=head, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR (dB)")

@@ -1,7 +1,11 @@
 """Small heads for the tests: smooth ellipsoids with inner structure, deterministic."""
 
+import io
 import json
 import os
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +66,19 @@ def heads(tmp_path) -> dict[str, Prepared]:
         split: write_prepared(tmp_path / "prepared", f"{split}-head", split, make_head(seed=i))
         for i, split in enumerate(("train", "validation", "test"))
     }
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory) -> Path:
+    """The repository as committed: `make reproduce` writes another machine's numbers into results/demo/."""
+    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("committed") / "repository"
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=root, capture_output=True)
+    if packed.returncode:  # no git here
+        left_out = ("runs", ".git", ".venv", ".pytest_cache", "__pycache__", "site", "smoke")
+        return Path(shutil.copytree(root, folder, ignore=shutil.ignore_patterns(*left_out), symlinks=True))
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
 def like_a_scan(shape, seed=0):

@@ -204,6 +204,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, weights, capsys):
         (["--weights", "nobody"], "found no 'nobody'"),
         (["--upsample", "1", "0.5", "2"], "expected three factors from 1 to 16"),
         (["--axes", "0", "1", "2"], "expected one or two different ones"),
+        (["--upsample", "2", "2", "2"], "expected one or two different ones"),
         (["--memory", "0.1"], "expected more than 0.5 GiB"),
     ],
 )

@@ -1,7 +1,6 @@
 """The README's numbers are those of the committed result files."""
 
 import re
-import subprocess
 
 import pandas as pd
 import pytest
@@ -11,14 +10,6 @@ from sprl_utils.provenance import repo_root
 
 ROOT = repo_root()
 README = (ROOT / "README.md").read_text()
-
-
-def committed(name):
-    """The file as it was committed: `make reproduce` writes another machine's numbers over it."""
-    shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else (ROOT / name).read_text()
-
-
 MEASURED = {
     "whole volume, 256x320x320": ("inference", "256x320x320"),
     "the same, air skipped": ("inference, air skipped", "256x320x320"),
@@ -31,8 +22,8 @@ MEASURED = {
 }
 
 
-def test_the_table_of_results_is_the_demos():
-    assert committed("results/demo/table.md").strip() in committed("README.md")
+def test_the_table_of_results_is_the_demos(committed):
+    assert (committed / "results/demo/table.md").read_text().strip() in (committed / "README.md").read_text()
 
 
 @pytest.mark.parametrize("make", [claims.held_out, claims.rescans, claims.networks])
