@@ -21,7 +21,7 @@
 # **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
 # **Outputs.** `results/<profile>/`: `ablations.csv`, `ablation_effects.csv`, `ablation_environment.json`,
 # `figures/ablations.png`.
-# **Time.** A quarter of a minute on the smoke profile; with two cores half an hour a seed on `ablations`.
+# **Time.** A quarter of a minute on the smoke profile; on `ablations` 10 to 30 minutes a seed with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/

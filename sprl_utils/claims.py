@@ -67,6 +67,12 @@ def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
+def _over_seeds(values: Sequence[float], form: str) -> str:
+    """Their mean, and with several the least and the greatest."""
+    span = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{span}"
+
+
 def _held_out(results: Path, name: str, reduction: str = "4x4") -> tuple[pd.DataFrame | None, str]:
     """A table of the long runs that are there, or of the demo, and which profiles it is from."""
     there = [p for p in STUDIES[reduction] if (results / p / name).is_file()]
@@ -99,7 +105,7 @@ def _outperforms(results: Path) -> Finding:
         return Finding("-", "needs the profile `comparison`", NOT_YET)
     psnr = scores.pivot_table(index="seed", columns="variant", values="psnr")
     lead = -psnr[["FSRCNN", "DCSRN", "SRResNet"]].sub(psnr["reference"], axis=0)
-    told = ", ".join(f"{name} {value:+.2f} dB" for name, value in lead.mean().items())
+    told = ", ".join(f"{name} {_over_seeds(lead[name], '+.2f')} dB" for name in lead)
     on = "mean PSNR over test heads, 4x4 (the paper's 4x is 2x2), as many steps each"
     on += f", {_seeds(len(lead))}, profile `comparison`"
     return Finding(f"mDCSRN against {told}", on, _verdict(bool((lead > 0).all(axis=None)), len(lead)))
@@ -158,7 +164,7 @@ def _seams(results: Path) -> Finding:
         return Finding("-", "needs the profile `ablations`", NOT_YET)
     psnr = scores.set_index(["variant", "subject", "seed"])["psnr"]
     cost = (psnr["reference"] - psnr["cubes with a margin of 3"]).unstack("seed")
-    told = ", ".join(f"{head} {value:+.3f} dB" for head, value in cost.mean(axis=1).items())
+    told = ", ".join(f"{head} {_over_seeds(row, '+.3f')} dB" for head, row in cost.iterrows())
     on = f"{_seeds(cost.shape[1])}, profile `ablations`"
     costs = (cost > SEAM).all(axis=1)
     verdict = _verdict(bool(costs.any()), cost.shape[1])
@@ -265,21 +271,21 @@ def rescans(results: Path) -> str:
 def networks(results: Path) -> str:
     """The networks by one recipe and as many steps, as Markdown; empty without the profile `comparison`.
 
-    Work and seconds are those of `make bench`, PSNR (dB) and SSIM the mean over test heads (and seeds) of SR
-    and what it differs from zero-filled LR by.
+    Work and seconds are those of `make bench`; PSNR (dB) and SSIM are means over test heads and seeds, with the
+    least and the greatest difference from mDCSRN over seeds.
     """
     effects, speed = _table(results, "comparison/ablation_effects.csv"), _table(results, "bench/networks.csv")
     if effects is None or speed is None:
         return ""
     speed = speed.set_index("model")
     rows = [["network", "parameters", "G multiply-adds a 64-cube", "seconds", "over zero-filled (dB)",
-             "PSNR against mDCSRN", "SSIM against mDCSRN"]]  # fmt: skip
+             "PSNR against mDCSRN", "least to most", "SSIM against mDCSRN", "seeds"]]  # fmt: skip
     for row in effects.itertuples():
         model = {"reference": "mDCSRN", "GAN": "mDCSRN", "SRGAN": "SRResNet"}.get(row.variant, row.variant)
         name = {"reference": "mDCSRN", "GAN": "mDCSRN-GAN"}.get(row.variant, row.variant)
         size = speed.loc[model]
         work = [f"{size.parameters:,.0f}", f"{size.multiply_adds / 1e9:.0f}", f"{size.seconds:.2f}"]
-        rows.append([name, *work, f"{row.gain:+.2f}", f"{row.psnr_change:+.3f}", f"{row.ssim_change:+.4f}"])
+        rows.append([name, *work, f"{row.gain:+.2f}", *_change(row)])
     return _markdown(rows)
 
 
@@ -289,11 +295,14 @@ def ablations(results: Path) -> str:
     if effects is None:
         return ""
     rows = [["variant", "over its own LR (dB)", "PSNR against reference", "least to most", "SSIM", "seeds"]]
-    for row in effects.itertuples():
-        span = f"{row.psnr_change_least:+.3f} to {row.psnr_change_most:+.3f}"
-        change = [f"{row.gain:+.3f}", f"{row.psnr_change:+.3f}", span, f"{row.ssim_change:+.4f}"]
-        rows.append([row.variant, *change, str(row.seeds)])
+    rows += [[row.variant, f"{row.gain:+.3f}", *_change(row)] for row in effects.itertuples()]
     return _markdown(rows)
+
+
+def _change(row) -> list[str]:
+    """Cells of a row of `sprl_utils.ablation.effects`: PSNR, its range over seeds, SSIM, and the seeds."""
+    span = f"{row.psnr_change_least:+.3f} to {row.psnr_change_most:+.3f}"
+    return [f"{row.psnr_change:+.3f}", span, f"{row.ssim_change:+.4f}", str(row.seeds)]
 
 
 #: Heading of a table of the study -> how ``results/`` gives it.
