@@ -20,7 +20,7 @@
 # **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
 # **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`,
 # `examples/`.
-# **Time.** Half a minute on the smoke profile, five to ten minutes on `demo` with two cores.
+# **Time.** Half a minute on the smoke profile, two to ten minutes on `demo` with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -57,7 +57,7 @@ from sprl_utils import figures, stages, training
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
 
 root = repo_root()
 runs, results = root / "runs" / profile, root / "results" / profile
@@ -159,7 +159,8 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 
 # %% [markdown]
 # **What is to be seen** (validation head, middle axial slice of one patch). SR starts as LR, and gains what
-# contrast at edges the steps of this run could teach: after minutes, little that the eye can find.
+# contrast at edges the steps of this run could teach: after minutes, little that the eye can find. After long
+# training, look twice: what SR has and HR has not is invented.
 
 # %%
 figure = figures.curves(history, curve.panels, lr_scores)
@@ -171,7 +172,8 @@ used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "p
         "patches": patches, "flips": flips, "validation_patches": validation_patches, "processes": devices,
         **process}
 inputs = [root / start_weights] if start_weights else []
-write_json(results / "02_environment.json", environment(used, inputs=inputs, outputs=outputs))
+told = told_once(runs / "pretrain", environment(used, inputs=inputs, outputs=outputs))
+write_json(results / "02_environment.json", told)
 
 # %% [markdown]
 # ## Recap

@@ -57,7 +57,7 @@ from sprl_utils import figures, stages, training
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
 
 root = repo_root()
 runs, results = root / "runs" / profile, root / "results" / profile
@@ -168,7 +168,8 @@ history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,
         "flips": flips, "validation_crop": validation_crop, "processes": devices, **process}
-write_json(results / "03_environment.json", environment(used, inputs=[start], outputs=outputs))
+told = told_once(runs / "gan", environment(used, inputs=[start], outputs=outputs))
+write_json(results / "03_environment.json", told)
 
 # %% [markdown]
 # ## Recap

@@ -147,10 +147,10 @@ figures.save(figure, results / "figures" / "bars.png")
 # ## Sharp, or right?
 #
 # PSNR rewards blur where detail cannot be predicted. In the brain: HFEN (relative error of a Laplacian of
-# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `told_from_hr`: how many
-# patches that it has not seen a fresh small classifier tells from HR's (0.5: it cannot). In the part of
-# k-space that was cut: `band_power`, the power that is back there over HR's, and `band_correlation`, how much
-# of that is right (1) rather than invented (0).
+# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `told_from_hr`: in what share
+# of patches that it has not seen, half SR's and half HR's, a fresh small classifier is right (0.5 is chance).
+# In the part of k-space that was cut: `band_power`, the power that is back there over HR's, and
+# `band_correlation`, how much of that is right (1) rather than invented (0).
 
 # %%
 details = pd.concat([evaluation.score_detail(head, pictures[head.meta["id"]], two_sample_patches, seed)
@@ -189,7 +189,8 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # %% [markdown]
 # **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel
 # to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
-# map grows paler. Where no difference between the maps can be found, the network changed little.
+# map grows paler. Where no difference between the maps can be found, the network changed little. The last row
+# has a contrast of its own, stretched to what HR shows there.
 #
 # In JupyterLab the next cell has three sliders to walk through the head; elsewhere it shows the middle.
 

@@ -21,7 +21,7 @@
 # **Inputs.** One head of the manifest, resampled to HCP's size. **Outputs.** `results/<profile>/`:
 # `measurements.csv`, `ratios.csv`, `agreement.csv`, `losses.csv`, `ceilings.csv`, `operations.csv`,
 # `networks.csv`, `figures/speed.png`, `bench_environment.json`.
-# **Time.** Two minutes on the smoke profile, three quarters of an hour for `make bench` on two cores.
+# **Time.** Two minutes on the smoke profile, 20 to 45 minutes for `make bench` on two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -141,7 +141,8 @@ assert apart.head(10).max() < 0.02
 # %% [markdown]
 # ## The other networks
 #
-# > *The paper* says of mDCSRN that it runs 6x faster; its authors' repository adds: than SRResNet.
+# > *The paper* says of mDCSRN that it runs 6x faster; the page of its authors' repository, which holds no
+# > code, adds: than SRResNet.
 #
 # Each generator once on the same cube on HR's grid, in this study's implementation of all of them. The
 # paper's SRResNet may have worked on the coarse grid; ours does not, because LR comes zero-filled.

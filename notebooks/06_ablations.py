@@ -116,8 +116,9 @@ figures.save(figure, results / "figures" / "ablations.png")
 
 # %% [markdown]
 # **What is to be seen** (test heads). On the left, bars to the left of 0 are worse than the reference; they
-# end at the mean over seeds, and thin lines reach from the least to the greatest. On the right, what training
-# added to the LR that each variant was given. Scales are linear within 0.01 dB and logarithmic beyond.
+# end at the mean over seeds, and thin lines reach from the least to the greatest; 2x2 and 5x5 start from
+# another LR and cannot be compared there. On the right, what training added to each variant's own LR.
+# Scales are linear within 0.01 dB and logarithmic beyond: read the numbers, not the lengths.
 
 # %%
 results.mkdir(parents=True, exist_ok=True)

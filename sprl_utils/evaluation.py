@@ -104,7 +104,7 @@ def score_detail(
         patches: places that the two-sample test looks at on each side of the head; 0: no such test.
 
     Returns:
-        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of held-out patches, 0.5: not at all) in
+        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of patches told right, 0.5: chance) in
         the brain; ``band_power``, ``band_correlation`` of the whole volume where it is known what was cut.
     """
     hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sprl_utils import detail
+from sprl_utils import detail, metrics
 from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
@@ -132,7 +132,7 @@ def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: 
                     Rectangle((low[u], low[v]), patch_size, patch_size, fill=False, color="tab:orange")
                 )
         ax.set(
-            title=f"file axis {'xyz'[axis]}",
+            title=f"as stored, file axis {'xyz'[axis]}",
             xlim=(box[u].start, box[u].stop),
             ylim=(box[v].start, box[v].stop),
         )
@@ -158,7 +158,8 @@ def comparison(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
     """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
 
     The axial plane is the one with most brain in it, the others are the middle ones. Error maps share one
-    colour scale, which ends where 2 % of the first image's errors are larger.
+    colour scale, which ends where 2 % of the first image's errors are larger. Titles tell the whole volume's
+    PSNR.
 
     Args:
         images: method -> volume; HR is added as the last column.
@@ -186,8 +187,9 @@ def comparison(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
                 _show(axes[2 * axis + 1, column], image - hr, axis, place, **error_style)
         _show(axes[6, column], image[zoom], 2, 0, **contrast)
         _frame(axes[4, column], zoom)
-        axes[0, column].set_title(name)
-    axes[6, 0].set_ylabel("zoom, axial")
+        of_whole = "" if name == "HR" else f"\n{metrics.psnr(image, hr):.2f} dB"
+        axes[0, column].set_title(name + of_whole)
+    axes[6, 0].set_ylabel("zoom, axial\n(contrast stretched)")
     figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
 
@@ -286,15 +288,16 @@ def bars(scores: pd.DataFrame) -> Figure:
             rows = change.loc[head, region].reindex(methods)
             where = np.arange(len(methods)) + (place - 0.5) * height
             bar = ax.barh(where, rows["psnr"], height, color=color, label=region)
-            told = ["" if np.isnan(r.psnr) else f"{r.psnr:+.2f} dB, {r.ssim:+.3f}" for r in rows.itertuples()]
+            rounded = rows.round({"psnr": 2, "ssim": 3}) + 0.0  # no minus before a 0
+            told = ["" if np.isnan(r.psnr) else f"{r.psnr:+.2f}, {r.ssim:+.3f}" for r in rounded.itertuples()]
             ax.bar_label(bar, told, padding=3, fontsize=7)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=head, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR (dB)")
-        ax.margins(x=1)  # room for the text
+        ax.margins(x=0.5)  # room for the text
         ax.grid(axis="x", alpha=0.3)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=2, fontsize=8)
-    figure.suptitle("Test heads: against zero-filled LR, PSNR and SSIM", fontsize=10)
+    figure.suptitle("Test heads against zero-filled LR: bars PSNR, text PSNR (dB) and SSIM", fontsize=10)
     return figure
 
 

@@ -133,6 +133,23 @@ def environment(
     }
 
 
+def told_once(run: str | os.PathLike, found: dict[str, Any]) -> dict[str, Any]:
+    """What a finished run depended on: ``found`` the first time, kept in its folder; later what was kept.
+
+    A run that is opened again after its end was not made by the code and machine that open it.
+
+    Args:
+        run: folder of the run.
+        found: as `environment` tells it, with the run's outputs.
+    """
+    path = Path(run) / "environment.json"
+    told = json.loads(path.read_text()) if path.is_file() else {}
+    if told.get("outputs") == found["outputs"]:
+        return told
+    write_json(path, found)
+    return found
+
+
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Write JSON beside ``path`` and rename it into place.
 

@@ -49,9 +49,17 @@ trained on everybody, so nobody is left to judge them: read those without one pe
 **Recipe.** mDCSRN b4u4 (411,648 parameters), L1; cubes, commit and hardware in `card.json`, all settings in
 the profile that `made_by` names there; data and their terms in `data_manifest/README.md`.
 
+**Use.** `sprl super-resolve scan.nii.gz sharper.nii.gz` (or `python -m sprl_utils super-resolve ...`), and
+`sprl_utils.networks.load_generator(sprl_utils.weights.shipped("mDCSRN_4x4"))` in Python: one map in and out,
+zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels above 0.
+
+**Terms.** Those of the repository (MIT). It cannot speak for the images that they learned from:
+`data_manifest/README.md` quotes what the packages say that carry them.
+
 **Limits.** T1-weighted heads of adults at 1 mm. Learned from two people at most, group averages and
 synthetic heads; one seed. The recipe was chosen while bb was trained on. Low resolution was simulated by
-cutting k-space on two axes, on HR's intensity scale. What the network adds is a guess: not for diagnosis.
+cutting k-space on two axes, on HR's intensity scale; thick slices, coarse along one axis, were never shown to
+them nor measured. What the network adds is a guess: not for diagnosis.
 """
 
 
@@ -130,7 +138,7 @@ def describe(profile: str, results: Path, weights: Path) -> dict:
     return {
         "sha256": found,
         "made_by": f"make study, profile {profile}",
-        "commit": trained["git"]["commit"],
+        "commit": trained["git"]["commit"] + (" and changes" if trained["git"]["dirty"] else ""),
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
         "keep": prepared["profile"]["keep"],
         "trained_on": [head for head, split in heads.items() if split == "train"],

@@ -65,8 +65,8 @@ def write_scores(folder, heads):
 def test_one_head_that_gets_worse_is_enough_not_to_support_restoration(tmp_path, worse):
     write_scores(tmp_path / "demo", {"a": (1.0, 0.01), "b": worse})
     cells = row(tmp_path, "restores more")
-    told = f"b {worse[0]:+.2f} dB and {worse[1]:+.3f} SSIM"
-    assert cells[2] == f"against zero-filling: a +1.00 dB and +0.010 SSIM, {told}"
+    told = f"b {worse[0]:+.2f} dB and {worse[1]:+.4f} SSIM"
+    assert cells[2] == f"against zero-filling: a +1.00 dB and +0.0100 SSIM, {told}"
     assert cells[-1] == "not supported"
 
 
@@ -75,7 +75,7 @@ def test_the_long_runs_take_the_demos_place(tmp_path):
     write_scores(tmp_path / "study_colin27", {"a": (1.0, 0.01)})
     write_scores(tmp_path / "study_bb", {"b": (2.0, 0.01)})
     cells = row(tmp_path, "restores more")
-    assert cells[2] == "against zero-filling: a +1.00 dB and +0.010 SSIM, b +2.00 dB and +0.010 SSIM"
+    assert cells[2] == "against zero-filling: a +1.00 dB and +0.0100 SSIM, b +2.00 dB and +0.0100 SSIM"
     assert "`study_colin27`, `study_bb`" in cells[3] and cells[-1] == "supported, by one seed alone"
     assert row(tmp_path, "2x2")[-1] == "not measured yet"
 

@@ -105,6 +105,14 @@ def test_a_missing_input_is_said():
         provenance.environment({}, inputs=["nowhere.nii"])
 
 
+def test_a_finished_run_that_is_opened_again_keeps_what_was_told_of_it(tmp_path):
+    made = {"git": {"commit": "a", "dirty": True}, "outputs": {"weights": "1"}}
+    opened = made | {"git": {"commit": "b", "dirty": False}}
+    retrained = opened | {"outputs": {"weights": "2"}}
+    told = [provenance.told_once(tmp_path, found) for found in (made, opened, retrained, opened)]
+    assert told == [made, made, retrained, opened]
+
+
 def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "new" / "environment.json"
     provenance.write_json(path, {"a": 1})
