@@ -294,7 +294,7 @@ def bars(scores: pd.DataFrame) -> Figure:
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=head, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR (dB)")
         ax.margins(x=0.5)  # room for the text
-        ax.locator_params(axis="x", nbins=5)
+        ax.locator_params(axis="x", nbins=7)
         ax.grid(axis="x", alpha=0.3)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=2, fontsize=8)
