@@ -43,6 +43,18 @@ def test_a_row_on_speed_is_the_benchmarks(named):
         assert float(text) == round(float(ratios[column]), decimals), f"{named}: {column}"
 
 
+def test_what_choices_are_worth_is_what_the_ablations_say():
+    change = pd.read_csv(ROOT / "results/ablations/ablation_effects.csv", index_col="variant")["psnr_change"]
+    for told in (
+        f"LR by its own maximum costs {-change['LR of another gain']:.1f} dB",
+        f"instead of near the identity {-change['start at noise']:.1f} dB",
+        f"start from edges by {-change['start as the identity']:.2f} dB",
+        f"lower rates for some layers by {-change['one learning rate']:.2f}",
+        f"synthetic heads by {-change['no synthetic heads']:.2f}",
+    ):
+        assert told in " ".join(README.split())
+
+
 def test_the_outlook_is_the_rehearsals():
     days = pd.read_csv(ROOT / "results/rehearsal/outlook.csv")
     prepare, pretrain, gan = days["this machine"]
