@@ -255,6 +255,20 @@ def make_generator(model: str = "mDCSRN", init: str = "kaiming") -> nn.Module:
     return MODELS[model](init=init)
 
 
+class _SmallCubeConv(nn.Conv3d):
+    """A conv that computes in fp32 where its input's edge is 2 or less.
+
+    In bfloat16 oneDNN for AVX-512 (not for AMX, not in fp32) adds the weight gradient of a 3x3x3 conv on an
+    edge of 2 to memory that it has not cleared.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) > 2:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class Discriminator(nn.Module):
     """SRGAN's discriminator in 3D with LayerNorm (WGAN-GP wants no BatchNorm): a patch in, one score out.
 
@@ -280,7 +294,7 @@ class Discriminator(nn.Module):
         channels, size = 1, patch_size
         for i in range(8):
             out = width * 2 ** (i // 2)
-            layers.append(nn.Conv3d(channels, out, 3, stride=1 + i % 2, padding=1))
+            layers.append(_SmallCubeConv(channels, out, 3, stride=1 + i % 2, padding=1))
             size //= 1 + i % 2
             if i > 0:
                 layers.append(nn.LayerNorm([out, size, size, size]))
