@@ -57,7 +57,7 @@ def sharpen(
     axes: Sequence[int] = (1, 2),
     halo: int | None = None,
     memory_gib: float = 4.0,
-    skip_air: bool = True,
+    skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
     uncertainty: bool = False,
     keep: Keep | None = None,
@@ -68,7 +68,7 @@ def sharpen(
     Args:
         axes: the one or two array axes along which it was measured coarsely; the generators here have learned
             to restore the last two axes of what they are given, so the volume is turned that way first.
-        skip_air: copy the air around the head.
+        skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
         keep: samples of k-space that were measured, one entry an axis of the scan; the result gets them back
             (`sprl_utils.kspace.restore_measured`). None: not known.

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "k-space is cut, else 1 2)",
     )  # fmt: skip
     resolve.add_argument("--uncertainty", action="store_true", help="also write the SD over mirror images")
-    resolve.add_argument("--keep-air", action="store_true", help="run the network on air too")
+    resolve.add_argument("--skip-air", action="store_true", help="copy the air, with its ringing: faster")
     resolve.add_argument("--halo", type=int, help="voxels around each tile (default: all that are seen)")
     resolve.add_argument("--memory", type=float, default=4.0, help="GiB for the network's maps (default 4)")
     resolve.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -154,7 +154,7 @@ def _resolve_one(args: argparse.Namespace, source: Path, target: Path, load, dty
     known = factors or len(coarse) > 1  # a cut found on one axis alone may be half of the truth
     bar = functools.partial(tqdm, desc=source.name, leave=False, disable=not sys.stderr.isatty())
     sharper, spread = sharpen(
-        scan, load(weights), axes, args.halo, args.memory, not args.keep_air, dtype, args.uncertainty,
+        scan, load(weights), axes, args.halo, args.memory, args.skip_air, dtype, args.uncertainty,
         measured if known else None, bar,
     )  # fmt: skip
     done = f"sprl {__version__} {weights.name}"

@@ -33,7 +33,7 @@ def reconstruct(
     subject: Prepared,
     generators: dict[str, nn.Module],
     memory_gib: float = 4.0,
-    skip_air: bool = True,
+    skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """HR-grid images of one head by every method, and the seconds each took.

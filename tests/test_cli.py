@@ -132,7 +132,7 @@ def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_b
     for keep, name in (("0.25", "mDCSRN_4x4"), ("0.5", "mDCSRN_2x2")):
         lr = tmp_path / f"lr{keep}.nii.gz"
         assert main(["degrade", str(path), str(lr), "--keep", keep]) == 0
-        assert main(["super-resolve", str(lr), str(out), "--force", "--keep-air"]) == 0
+        assert main(["super-resolve", str(lr), str(out), "--force"]) == 0
         told = capsys.readouterr().out
         assert name in told and f"k-space: 48 x {64 * float(keep):.0f} x {64 * float(keep):.0f}," in told
         sr, low = (nib.load(file).get_fdata() for file in (out, lr))
@@ -149,7 +149,7 @@ def test_coarse_axes_are_turned_to_where_the_network_learned_them():
     data = np.random.default_rng(0).random((9, 10, 11), dtype=np.float32)
     scan = to_fine_grid(volume_of(data), (1, 1, 1))
     for axes, blurred in (((1, 2), 2), ((0, 2), 2), ((0, 1), 1)):
-        sharper, _ = sharpen(scan, generator, axes, skip_air=False)
+        sharper, _ = sharpen(scan, generator, axes)
         expected = ndimage.uniform_filter1d(data, 3, axis=blurred, mode="constant")
         np.testing.assert_allclose(sharper, expected, atol=1e-5)
 
@@ -159,7 +159,7 @@ def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
     scan = volume_of(blob())
     assert sharpen(scan, generator, uncertainty=True)[1].max() < 1e-6
     generator.conv0.weight.data[0, 0, 1, 1, :] = generator.conv0.weight.data[0, 0, 1, 1, :].roll(1)
-    sharper, spread = sharpen(scan, generator, skip_air=False, uncertainty=True)
+    sharper, spread = sharpen(scan, generator, uncertainty=True)
     # A shift by one voxel, forwards in half of the mirror images, backwards in the others.
     behind, ahead = np.roll(sharper, 2, axis=2), sharper
     inner = (slice(None), slice(None), slice(2, -2))

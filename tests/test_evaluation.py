@@ -37,7 +37,7 @@ def scores(rows):
 
 def test_an_identity_network_scores_what_zero_filling_scores(head):
     generators = {"identity": Generator(init="identity").eval()}
-    images, seconds = evaluation.reconstruct(head, generators, skip_air=False)
+    images, seconds = evaluation.reconstruct(head, generators)
     np.testing.assert_allclose(images["zero-filled"], truncate_kspace(head.hr, [None, 0.5, 0.5]), atol=1e-6)
     np.testing.assert_array_equal(images["identity"], images["zero-filled"])
     table = evaluation.score(head, images, seconds, generators).set_index(["region", "method"])
