@@ -138,7 +138,7 @@ else:
 # **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr`
 # and `ssim` are measured on the fixed validation patches with the averaged weights. Training loss is noisy
 # because every step sees other patches. The table compares with zero-filled LR on the same patches: in the
-# demo's few hundred steps the network may well end below it there. Fine-tuning begins with a row at step 0.
+# demo's 160 steps the network may well end below it there. Fine-tuning begins with a row at step 0.
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)

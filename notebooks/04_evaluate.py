@@ -22,7 +22,7 @@
 # **Inputs.** `runs/<profile>/` of the notebooks before.
 # **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`,
 # `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
-# **Time.** A minute on the smoke profile; two to four minutes a head with two cores.
+# **Time.** A minute on the smoke profile; one to four minutes a head with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
