@@ -125,6 +125,16 @@ def test_what_was_measured_stays(tmp_path):
     np.testing.assert_allclose(coarse, nib.load(scan).get_fdata(), atol=15)  # of 1000; half would be 500 off
 
 
+def test_air_is_computed_unless_it_is_to_be_copied():
+    """A network that halves all: what was copied is as bright as before."""
+    generator = Generator(init="identity").eval()
+    generator.conv0.weight.data *= 0.5
+    scan = volume_of(blob((40, 40, 40), (20, 20, 20), 4) + np.float32(0.02))
+    for options, in_air in (({}, 0.5), ({"skip_air": True}, 1)):
+        share = sharpen(scan, generator, **options)[0] / scan.data
+        assert share[20, 20, 20] == pytest.approx(0.5) and share[0, 0, 0] == pytest.approx(in_air)
+
+
 def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_back(tmp_path, capsys):
     """The network's guess may change what was cut, and nothing else."""
     path, out = tmp_path / "hr.nii.gz", tmp_path / "out.nii.gz"
