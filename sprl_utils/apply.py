@@ -1,10 +1,16 @@
-"""A trained generator on a scan of one's own: any matrix and orientation, in the scan's own units."""
+"""A trained generator on a scan of one's own: any matrix and orientation, in the scan's own units.
+
+Two kinds of axes are coarse. Of a *cut* axis the scan's own grid is finer than what was measured: the scanner
+filled k-space with zeros, and `sprl_utils.kspace.find_cut` finds where. A *thick* axis has voxels larger than
+asked for; there k-space is filled with zeros here.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -13,97 +19,260 @@ from scipy import ndimage
 from torch import nn
 
 from sprl_utils.evaluation import AIR_MARGIN
-from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import Keep, restore_measured, zero_fill
+from sprl_utils.inference import DEFAULT_HALO, super_resolve
+from sprl_utils.kspace import find_cut, kept_samples, resample, restore_measured
 from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
 
+#: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
+LARGEST_FACTOR = 5.0
+#: A factor up to which the weights that learned from half of k-space are the better ones.
+HALF = 3.0
+#: What an axis may grow by rounding to whole voxels without being asked to: of a voxel edge.
+ROUNDING = 0.01
 
-def to_fine_grid(scan: Volume, factors: Sequence[float]) -> Volume:
-    """The scan zero-filled in k-space to ``factors`` times its matrix, each voxel centre where it belongs.
 
-    The first voxel's centre stays where it is; the last ones reach half a fine voxel less far than the coarse
-    voxel's edge, because the samples begin at the first centre.
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be done with one scan; no network is needed to know it.
+
+    Attributes:
+        shape: matrix of the result.
+        grid: matrix of the scan.
+        measured: samples of k-space that the scan holds, per axis.
+        warnings: what the shipped weights do not know of this case, as sentences.
+    """
+
+    shape: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    measured: tuple[int, int, int]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Voxels of the result per measured sample, per axis."""
+        return tuple(n / m for n, m in zip(self.shape, self.measured, strict=True))
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Array axes that are coarse."""
+        return tuple(a for a in range(3) if self.measured[a] < self.shape[a])
+
+    @property
+    def weights(self) -> str:
+        """Name of the shipped weights that fit."""
+        return "mDCSRN_2x2" if max(self.factors) < HALF else "mDCSRN_4x4"
+
+
+def make_plan(
+    scan: Volume,
+    voxel_size: Sequence[float] | None = None,
+    upsample: Sequence[float] | None = None,
+    measured: Sequence[int] | None = None,
+) -> Plan:
+    """Find what is coarse in a scan, and what the result looks like.
+
+    Args:
+        voxel_size: edges in mm that are asked for, per array axis. An axis that is finer stays as it is.
+        upsample: factors on the matrix, in place of ``voxel_size``.
+        measured: samples of k-space that the scan holds, per axis, where they are known; else they are found.
 
     Raises:
-        ValueError: not three factors of at least 1.
+        ValueError: numbers that make no sense, or nothing to restore.
     """
-    if len(factors) != 3 or any(not 1 <= f <= 16 for f in factors):
-        raise ValueError(f"upsample: expected three factors from 1 to 16, found {list(factors)}")
-    shape = [round(n * f) for n, f in zip(scan.data.shape, factors, strict=True)]
-    affine = scan.affine.astype(float)
-    affine[:3, :3] *= np.divide(scan.data.shape, shape)  # a column an axis
+    grid = scan.data.shape
+    _check_numbers("voxel size", voxel_size, 0.01, 100, "three sizes in mm from 0.01 to 100")
+    _check_numbers("upsample", upsample, 1, LARGEST_FACTOR, f"three factors from 1 to {LARGEST_FACTOR:g}")
+    if measured is not None:
+        measured = kept_samples(grid, measured)
+    if voxel_size is not None:
+        upsample = [max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True)]
+    shape = _whole_voxels(grid, upsample or (1, 1, 1))
+    plan = Plan(shape, grid, tuple(measured or find_cut(scan.data - scan.data.min())))
+    if not plan.axes:
+        raise ValueError(_nothing_to_restore(scan, voxel_size))
+    if max(plan.factors) > LARGEST_FACTOR * (1 + ROUNDING):
+        raise ValueError(
+            f"expected at most {LARGEST_FACTOR:g} voxels of the result per measured sample, found "
+            f"{max(plan.factors):.1f}; ask for larger voxels (--voxel-size)"
+        )
+    return replace(plan, warnings=_unfamiliar(plan))
+
+
+def _check_numbers(name: str, values: Sequence[float] | None, low: float, high: float, expected: str) -> None:
+    if values is None:
+        return
+    if len(values) != 3 or not all(low <= v <= high for v in values):  # NaN lies in no range
+        raise ValueError(f"{name}: expected {expected}, found {' '.join(f'{v:g}' for v in values)}")
+
+
+def _whole_voxels(grid: Sequence[int], factors: Sequence[float]) -> tuple[int, ...]:
+    """The matrix that factors give; a rounding error in a header's affine enlarges nothing."""
+    return tuple(n if f < 1 + ROUNDING else max(n, round(n * f)) for n, f in zip(grid, factors, strict=True))
+
+
+def _nothing_to_restore(scan: Volume, voxel_size: Sequence[float] | None) -> str:
+    own = " x ".join(f"{edge:.3g}" for edge in scan.voxel_size)
+    if voxel_size is not None:
+        return (
+            f"expected a grid coarser than asked for, found voxels of {own} mm and k-space that is full; "
+            "ask for smaller voxels"
+        )
+    return (
+        f"expected k-space that was cut, found it full on all axes (voxels of {own} mm); on this grid "
+        "nothing can be restored and the network would only blur; ask for a finer grid with --voxel-size or "
+        "--upsample, or give the samples of k-space that the scanner acquired with --measured"
+    )
+
+
+def _unfamiliar(plan: Plan) -> tuple[str, ...]:
+    """What the shipped weights were not trained for."""
+    found = []
+    if len(plan.axes) != 2:
+        found.append(
+            f"the weights learned from scans that are coarse on two axes, and this one is coarse on "
+            f"{len(plan.axes)}; the network runs once per pair of axes, and the results are averaged"
+        )
+    thick = [a for a in plan.axes if plan.grid[a] < plan.shape[a]]
+    if thick:
+        found.append(
+            f"the weights learned from k-space that was cut and not from thick voxels, as on axis "
+            f"{', '.join(map(str, thick))}"
+        )
+    return tuple(found)
+
+
+def on_grid(scan: Volume, shape: Sequence[int], data: np.ndarray) -> Volume:
+    """``data`` on a grid of ``shape`` that covers the scan's field of view: header and affine are set right.
+
+    Both places of a NIfTI header, sform and qform, keep their codes; a code of 0 stays 0.
+    """
+    if tuple(shape) == scan.data.shape:
+        return replace(scan, data=data)
+    ratio = np.divide(scan.data.shape, shape)
     header = scan.header.copy()
     if isinstance(header, nib.Nifti1Header):
         places = {form: getattr(header, f"get_{form}")(coded=True) for form in ("sform", "qform")}
         header.set_data_shape(shape)
-        header.set_zooms(nib.affines.voxel_sizes(affine))
+        header.set_zooms(nib.affines.voxel_sizes(scan.affine) * ratio)
+        for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):  # of slices that are gone
+            header[field] = 0
         for form, (place, code) in places.items():
-            if code:  # each keeps its code, and where it was
-                place[:3, :3] *= np.divide(scan.data.shape, shape)
-                getattr(header, f"set_{form}")(place, code)
-    return replace(scan, data=zero_fill(scan.data, shape), affine=affine, header=header)
+            if code:
+                getattr(header, f"set_{form}")(_refined(place, ratio), code)
+    return replace(scan, data=data, affine=_refined(scan.affine, ratio), header=header)
 
 
-def factors_for(scan: Volume, voxel_size: Sequence[float]) -> tuple[float, ...]:
-    """Factors that bring the scan to voxels of about ``voxel_size`` mm, in whole voxels; none is below 1."""
-    factors = (max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True))
-    sizes = zip(scan.data.shape, factors, strict=True)
-    return tuple(round(n * f) / n for n, f in sizes)  # rounding in a header's affine enlarges nothing
+def _refined(affine: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The affine of a grid whose voxels have ``ratio`` times the edges, in the same field of view."""
+    to_scan = np.diag([*ratio, 1.0])
+    to_scan[:3, 3] = (ratio - 1) / 2
+    return affine @ to_scan
 
 
 def sharpen(
     scan: Volume,
+    plan: Plan,
     generator: nn.Module,
-    axes: Sequence[int] = (1, 2),
     halo: int | None = None,
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
     uncertainty: bool = False,
-    keep: Keep | None = None,
     progress: Callable[[Sequence], Iterable] = iter,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Super-resolve a scan that lies on the fine grid.
+) -> tuple[Volume, Volume | None]:
+    """Super-resolve a scan as planned.
+
+    The network sees the scan zero-filled to the grid of the result, extended by its mirror where an axis is
+    thick. What was measured is then restored (data consistency), so that the network only fills in what was
+    not. No voxel leaves the range of the scan's own values.
 
     Args:
-        axes: the one or two array axes along which it was measured coarsely; the generators here have learned
-            to restore the last two axes of what they are given, so the volume is turned that way first.
+        plan: of this scan, by `make_plan`.
+        generator: has learned to restore the last two axes of what it is given. It runs once per pair of axes
+            that are coarse, the volume turned accordingly, and the results are averaged; where one axis alone
+            is coarse, once with each of the other two.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
-        keep: samples of k-space that were measured, one entry an axis of the scan; the result gets them back
-            (`sprl_utils.kspace.restore_measured`). None: not known.
         halo, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
 
     Returns:
-        The sharper volume ``(x, y, z)`` in the scan's own units, and the SD over mirror images, or None.
-
-    Raises:
-        ValueError: other than one or two different axes.
+        The result on its grid in the scan's own units, and the SD over mirror images or None.
     """
-    if not 1 <= len(set(axes)) == len(axes) <= 2 or not set(axes) <= {0, 1, 2}:
-        raise ValueError(f"axes: expected one or two different ones of 0, 1, 2, found {list(axes)}")
-    order = [a for a in range(3) if a not in axes] + sorted(axes)
-    back = np.argsort(order)
-    scale = np.float32(intensity_scale(scan.data))
-    image = np.ascontiguousarray(scan.data.transpose(order)) / scale
+    floor = min(0.0, float(scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
+    coarse = scan.data - np.float32(floor)
+    scale = np.float32(intensity_scale(coarse))
+    coarse = coarse / scale
+    fine = np.abs(resample(coarse, plan.shape))
+    voxel_size = on_grid(scan, plan.shape, fine).voxel_size
     head = None
     if skip_air:
-        voxel_size = [scan.voxel_size[a] for a in order]
-        head = ndimage.binary_dilation(foreground_mask(image, voxel_size), iterations=AIR_MARGIN)
+        head = ndimage.binary_dilation(foreground_mask(fine, voxel_size), iterations=AIR_MARGIN)
 
-    def run(flipped: tuple[int, ...]) -> np.ndarray:
-        x, mask = (None if a is None else np.flip(a, flipped).copy() for a in (image, head))
-        sr = np.flip(super_resolve(x, generator, halo, memory_gib, mask, dtype, progress), flipped)
-        return sr if keep is None else restore_measured(sr, image, [keep[a] for a in order])
+    run_network = functools.partial(
+        super_resolve, generator=generator, halo=halo, memory_gib=memory_gib, dtype=dtype, progress=progress
+    )
+
+    def run(flips: tuple[int, ...]) -> np.ndarray:
+        x, mask = (None if a is None else np.flip(a, flips) for a in (fine, head))
+        images = [_with_last(pair, x, mask, plan, generator, run_network) for pair in _pairs(plan.axes)]
+        sr = np.flip(sum(images) / np.float32(len(images)), flips)
+        return np.clip(_consistent(sr, coarse, plan), coarse.min(), coarse.max())
 
     sharper = run(())
-    spread = None
-    if uncertainty:
-        mean, squares = sharper.astype(float), np.zeros(sharper.shape)
-        flips = [f for n in (1, 2, 3) for f in itertools.combinations(range(3), n)]
-        for count, flipped in enumerate(flips, start=2):  # Welford's mean and sum of squares
-            step = run(flipped) - mean
-            mean += step / count
-            squares += step**2 * (count - 1) / count
-        spread = (np.sqrt(squares / (len(flips) + 1)) * scale).astype(np.float32).transpose(back)
-    return (sharper * scale).transpose(back), spread
+    spread = _spread(sharper, run) * scale if uncertainty else None
+    result = on_grid(scan, plan.shape, sharper * scale + np.float32(floor))
+    return result, None if spread is None else _without_window(replace(result, data=spread))
+
+
+def _without_window(volume: Volume) -> Volume:
+    """The volume without the scan's display window, which would show an SD as black."""
+    header = volume.header.copy()
+    if isinstance(header, nib.Nifti1Header):
+        header["cal_min"], header["cal_max"] = 0, 0
+    return replace(volume, header=header)
+
+
+def _pairs(axes: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs of axes that hold the coarse one, or are held by the coarse ones."""
+    pairs = itertools.combinations(range(3), 2)
+    return [p for p in pairs if set(axes) <= set(p) or set(p) <= set(axes)]
+
+
+def _with_last(
+    pair: tuple[int, int],
+    x: np.ndarray,
+    mask: np.ndarray | None,
+    plan: Plan,
+    generator: nn.Module,
+    run_network: Callable[..., np.ndarray],
+) -> np.ndarray:
+    """The generator's output with the axes ``pair`` turned to the end, and mirrored margins on thick axes."""
+    order = [a for a in range(3) if a not in pair] + list(pair)
+    reach = getattr(generator, "receptive_radius", DEFAULT_HALO)
+    margins = [(reach, reach) if plan.grid[a] < plan.shape[a] else (0, 0) for a in order]
+    x, mask = (None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask))
+    sr = run_network(x, foreground=mask)
+    inside = tuple(slice(low, n - high) for (low, high), n in zip(margins, sr.shape, strict=True))
+    return sr[inside].transpose(np.argsort(order))
+
+
+def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
+    """SR with what was measured restored: on thick axes the coarse image, on cut axes its kept k-space."""
+    # Cut axes may have become finer, too; their k-space is then compared on the fine grid.
+    cut = [m < n for m, n in zip(plan.measured, plan.grid, strict=True)]
+    grid = [fine if c else own for c, fine, own in zip(cut, plan.shape, plan.grid, strict=True)]
+    coarse, low = np.abs(resample(coarse, grid)), resample(sr, grid)
+    keep = [m if c else None for c, m in zip(cut, plan.measured, strict=True)]
+    restored = restore_measured(low, coarse, keep) if any(cut) else coarse
+    return sr + resample(restored - low, sr.shape)
+
+
+def _spread(first: np.ndarray, run: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
+    """SD over the volume and its seven mirror images (Welford's mean and sum of squares)."""
+    mean, squares = first.astype(float), np.zeros(first.shape)
+    flips = [f for n in (1, 2, 3) for f in itertools.combinations(range(3), n)]
+    for count, flipped in enumerate(flips, start=2):
+        step = run(flipped) - mean
+        mean += step / count
+        squares += step**2 * (count - 1) / count
+    return np.sqrt(squares / (len(flips) + 1)).astype(np.float32)

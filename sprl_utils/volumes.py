@@ -37,6 +37,12 @@ WHOLE_HEAD = 2.2  # a foreground smaller than this is no whole head
 LEAST_CORE = 0.2  # an eroded brain smaller than this is no brain
 
 
+#: Voxel sizes of sform and pixdim that differ by no more than this share are one size, rounded.
+SAME_SIZE = 0.01
+#: NIfTI's code of Talairach's space; MNI's is the next one.
+TEMPLATE = 3
+
+
 @dataclass(frozen=True)
 class Volume:
     """An image with what is needed to write another on its grid.
@@ -165,15 +171,44 @@ def _check_affine(affine: np.ndarray, where: str) -> None:
 
 
 def _check_forms(image: nib.spatialimages.SpatialImage, where: str) -> None:
-    """Refuse a NIfTI whose sform and qform claim the same space and put a corner a voxel apart."""
-    codes = [image.header.get(f"{form}form_code", 0) for form in "sq"]
-    if (
-        codes[0] == codes[1] != 0
-        and (off := _corners_apart(image.shape, image.get_sform(), image.get_qform())) > 1
-    ):
-        raise ValueError(
-            f"{where}: expected sform and qform of one code to agree, found corners {off:.1f} voxels apart"
-        )
+    """Refuse a NIfTI whose header contradicts itself about where or how large its voxels are.
+
+    Codes say what space a place is in: sform and qform of different codes may lie apart, but a voxel has one
+    size. A template's space (codes 3 and 4) may be scaled against the scanner's, which is a warning.
+    """
+    if not isinstance(image, nib.Nifti1Pair):
+        return
+    header, codes = image.header, [int(image.header[f"{form}form_code"]) for form in "sq"]
+    if not codes[0] and not (_stored_pixdim(image) > 0).all():
+        raise ValueError(f"{where}: expected the voxel size in pixdim, found 0, and no sform instead")
+    if not codes[0]:
+        return
+    sizes = [np.asarray(nib.affines.voxel_sizes(image.get_sform())), np.array(header.get_zooms()[:3], float)]
+    if (np.abs(sizes[0] / sizes[1] - 1) > SAME_SIZE).any():
+        told = f"expected one voxel size, found {_edges(sizes[0])} in sform and {_edges(sizes[1])} in pixdim"
+        if codes[0] < TEMPLATE:
+            raise ValueError(f"{where}: {told}; correct the wrong one (nibabel: set_sform, set_qform)")
+        warnings.warn(f"{where}: {told}; the sizes of sform are used", stacklevel=3)
+    if codes[0] == codes[1]:
+        off = _corners_apart(image.shape, image.get_sform(), image.get_qform())
+        told = f"expected sform and qform of one code to agree, found corners {off:.1f} voxels apart"
+        if off > 1:
+            raise ValueError(f"{where}: {told}")
+        if off > 0.1:
+            warnings.warn(f"{where}: {told}; sform is used", stacklevel=3)
+
+
+def _stored_pixdim(image: nib.Nifti1Pair) -> np.ndarray:
+    """Voxel edges as the file has them; nibabel turns 0 into 1 as it loads."""
+    files = image.file_map
+    if (files.get("header") or files["image"]).filename is None:  # made in memory
+        return np.array(image.header["pixdim"][1:4])
+    with (files.get("header") or files["image"]).get_prepare_fileobj("rb") as file:
+        return np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4])
+
+
+def _edges(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"
 
 
 def _corners_apart(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
