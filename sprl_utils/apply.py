@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +14,65 @@ from torch import nn
 
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import Keep, restore_measured, zero_fill
+from sprl_utils.kspace import Keep, find_cut, restore_measured, zero_fill
 from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be done with one scan, known before any network is loaded."""
+
+    shape: tuple[int, int, int]
+    measured: tuple[int, int, int]
+    axes: tuple[int, ...]
+    weights: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """By which the result's matrix exceeds what was measured, per axis."""
+        return tuple(n / m for n, m in zip(self.shape, self.measured, strict=True))
+
+
+def make_plan(
+    scan: Volume,
+    voxel_size: Sequence[float] | None = None,
+    upsample: Sequence[float] | None = None,
+    axes: Sequence[int] | None = None,
+) -> Plan:
+    """What is going to be done with one scan.
+
+    Raises:
+        ValueError: nothing that was measured coarsely is found in it.
+    """
+    factors = upsample or (factors_for(scan, voxel_size) if voxel_size else (1, 1, 1))
+    shape = tuple(round(n * f) for n, f in zip(scan.data.shape, factors, strict=True))
+    measured = scan.data.shape if shape != scan.data.shape else find_cut(scan.data)
+    coarse = tuple(axes or (a for a in range(3) if measured[a] < shape[a]))
+    if measured == shape:
+        raise ValueError("k-space: expected a cut (or --voxel-size, --upsample), found it full")
+    largest = max(n / m for n, m in zip(shape, measured, strict=True))
+    return Plan(shape, tuple(measured), coarse, "mDCSRN_2x2" if largest < 3 else "mDCSRN_4x4")
+
+
+def sharpen(
+    scan: Volume,
+    plan: Plan,
+    generator: nn.Module,
+    halo: int | None = None,
+    memory_gib: float = 4.0,
+    skip_air: bool = False,
+    dtype: torch.dtype = torch.float32,
+    uncertainty: bool = False,
+    progress: Callable[[Sequence], Iterable] = iter,
+) -> tuple[Volume, Volume | None]:
+    """The scan as planned, on the fine grid, and the SD over mirror images, or None."""
+    factors = np.divide(plan.shape, scan.data.shape)
+    fine = to_fine_grid(scan, factors) if max(factors) > 1 else scan
+    results = _sharpen_data(
+        fine, generator, plan.axes, halo, memory_gib, skip_air, dtype, uncertainty, plan.measured, progress
+    )
+    return tuple(None if data is None else replace(fine, data=data) for data in results)
 
 
 def to_fine_grid(scan: Volume, factors: Sequence[float]) -> Volume:
@@ -51,7 +108,7 @@ def factors_for(scan: Volume, voxel_size: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(n * f) / n for n, f in sizes)  # rounding in a header's affine enlarges nothing
 
 
-def sharpen(
+def _sharpen_data(
     scan: Volume,
     generator: nn.Module,
     axes: Sequence[int] = (1, 2),
