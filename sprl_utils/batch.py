@@ -13,18 +13,10 @@ import nibabel as nib
 from nibabel.spatialimages import SpatialHeader
 
 from sprl_utils import bids
+from sprl_utils.formats import ENDINGS, HEADERS, WRITTEN, ending, is_dicom, stem
 
-#: Endings of files that are tried as scans, in any case of letters; the longest first.
-ENDINGS = (
-    ".nii.bz2", ".brik.gz", ".nii.gz", ".img.gz", ".hdr.gz", ".brik", ".head", ".nii", ".img", ".hdr", ".mgz",
-    ".mgh", ".mnc", ".par", ".rec",
-)  # fmt: skip
-#: Formats of two files: endings of the header and of the data.
-PAIRS = (
-    (".hdr", ".img"), (".hdr.gz", ".img.gz"), (".par", ".rec"), (".head", ".brik"), (".head", ".brik.gz"),
-)  # fmt: skip
-#: Endings that results may have.
-WRITABLE = (".nii", ".nii.gz")
+#: Reason of files that are read together with a scan and need no word.
+ALONGSIDE = "read with its scan"
 
 
 @dataclass(frozen=True)
@@ -57,24 +49,10 @@ class Job:
     source_name: str = ""
 
     @property
-    def images(self) -> list[Path]:
-        """The result last: where it is, the others are."""
-        return [*filter(None, [self.spread]), self.result]
-
-    @property
     def outputs(self) -> list[Path]:
         """All files: the images and their sidecars."""
-        return [*map(sidecar_of, self.images if self.source_name else []), *self.images]
-
-
-def ending(path: Path) -> str:
-    """The ending of a scan's name, as it is written there; empty: of no scan."""
-    return next((path.name[-len(e) :] for e in ENDINGS if path.name.lower().endswith(e)), "")
-
-
-def stem(path: Path) -> str:
-    """The name of a file without the ending of a scan."""
-    return path.name.removesuffix(ending(path) or path.suffix)
+        images = [self.result, *filter(None, [self.spread])]
+        return [*images, *map(sidecar_of, images if self.source_name else [])]
 
 
 def sidecar_of(image: Path) -> Path:
@@ -103,12 +81,14 @@ def find(given: Sequence[str]) -> Inputs:
     if root:
         scans, left_out = _sort_out([file for path in paths for file in bids.anatomical_files(path)], True)
         wanted = "sub-*/[ses-*/]anat/*_T1w.nii.gz, as it is a BIDS data set"
-    elif len(paths) == 1 and str(paths[0]) == str(Path(given[0])) and not paths[0].is_dir():
+    elif paths == [Path(given[0])] and not paths[0].is_dir():
         return Inputs(paths, several=False)
     else:
         files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
         scans, left_out = _sort_out(files)
         wanted = "scans ending in .nii, .nii.gz, .mgz or the like"
+    if not scans and len(paths) == 1 and is_dicom(paths[0]):
+        return Inputs(paths, several=False)
     if not scans:
         told = "; ".join(left_out_lines(left_out)) or "none"
         raise FileNotFoundError(f"{' '.join(given)}: expected {wanted}, found {told}")
@@ -139,34 +119,18 @@ def _sort_out(files: Iterable[Path], is_bids: bool = False) -> tuple[list[Path],
     return scans, left_out
 
 
-#: Reason of files that are read together with a scan, which need no word.
-ALONGSIDE = "read with its scan"
-
-
 def _why_not(path: Path, listed: set[str]) -> str:
     """Why a file is no scan to be done; ``listed`` holds all files' paths in small letters."""
+    base = str(path.with_name(stem(path))).lower()
     if path.is_dir():
         return "folders, which are not searched"
-    if path.suffix.lower() == ".json" and any(f"{str(path)[:-5]}{e}".lower() in listed for e in ENDINGS):
+    if base + HEADERS.get(ending(path).lower(), "/") in listed:
         return ALONGSIDE
+    if path.suffix.lower() in (".json", ".mat") and any(base + e in listed for e in ENDINGS if e != ".mat"):
+        return ALONGSIDE  # its JSON sidecar, or SPM's file with its place
     if not ending(path):
         return "no scans by their ending"
-    if reason := _half_of_a_pair(path, listed):
-        return reason
     return "results of sprl" if _is_result(path) else ""
-
-
-def _half_of_a_pair(path: Path, listed: set[str]) -> str:
-    """Of a scan in two files the header is taken, once."""
-    mine = ending(path)
-    others = [other for pair in PAIRS if mine.lower() in pair for other in pair if other != mine.lower()]
-    base = str(path).removesuffix(mine)
-    there = [base + (other.upper() if mine.isupper() else other) for other in others]
-    there = [file for file in there if os.path.exists(file)]
-    if others and not there:
-        return "scans of two files of which one is missing"
-    is_data = mine.lower() in {data for _, data in PAIRS}
-    return ALONGSIDE if is_data and there[0].lower() in listed else ""
 
 
 def _is_result(path: Path) -> bool:
@@ -176,16 +140,6 @@ def _is_result(path: Path) -> bool:
     except Exception:
         return False
     return told.startswith("sprl ") and ("super-resolved" in told or "mirror images" in told)
-
-
-def check_input(path: Path) -> None:
-    """Refuse a link that leads nowhere, as git-annex and DataLad leave for content that was not fetched.
-
-    Raises:
-        FileNotFoundError: it does.
-    """
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f"{path}: expected a file, found a broken link (content not fetched?)")
 
 
 # ---- where it goes ------------------------------------------------------------------------------------
@@ -201,33 +155,27 @@ def place(inputs: Inputs, output: str, uncertainty: bool = False, sidecars: bool
     Raises:
         ValueError: the name of a file where a folder is needed, or an ending that cannot be written.
     """
-    place = Path(output)
-    is_folder = place.is_dir() or output.endswith(("/", os.sep)) or not place.suffix
-    if inputs.several and not is_folder and ending(place):
+    target = Path(output)
+    is_folder = target.is_dir() or output.endswith(("/", os.sep)) or not target.suffix
+    if inputs.several and not is_folder and ending(target):
         raise ValueError(
             f"{output}: expected a folder for {len(inputs.scans)} results, found the name of a file"
         )
     if not inputs.several and not is_folder:
-        check_name(place)
-        return [_job(inputs.scans[0], place, None, uncertainty, inputs.scans[0].name if sidecars else "")]
-    if inputs.root is None:
-        return [
-            _job(scan, place / f"{stem(scan)}_sr.nii.gz", None, uncertainty, scan.name if sidecars else "")
-            for scan in inputs.scans
-        ]
-    jobs, dataset = [], bids.derivatives(place)
+        check_name(target)
+    jobs = []
     for scan in inputs.scans:
-        folder = dataset / scan.parent.relative_to(inputs.root)
-        result, spread = (
-            folder / f"{bids.result_name(stem(scan), description)}.nii.gz" for description in ("sr", "srSD")
-        )
-        jobs.append(_job(scan, result, spread, uncertainty, bids.source(inputs.root, dataset, scan)))
+        if inputs.root:
+            dataset = bids.derivatives(target)
+            folder, name = dataset / scan.parent.relative_to(inputs.root), stem(scan)
+            result, spread = (folder / f"{bids.result_name(name, what)}.nii.gz" for what in ("sr", "srSD"))
+            source_name = bids.source(inputs.root, dataset, scan)
+        else:
+            result = target / f"{stem(scan)}_sr.nii.gz" if inputs.several or is_folder else target
+            spread = result.with_name(f"{stem(result)}_uncertainty{ending(result)}")
+            source_name = scan.name if sidecars else ""
+        jobs.append(Job(scan, result, spread if uncertainty else None, source_name))
     return jobs
-
-
-def _job(scan: Path, result: Path, spread: Path | None, uncertainty: bool, source_name: str) -> Job:
-    spread = spread or result.with_name(f"{stem(result)}_uncertainty{ending(result)}")
-    return Job(scan, result, spread if uncertainty else None, source_name)
 
 
 def check(jobs: Sequence[Job], force: bool = False, skip_existing: bool = False) -> list[Job]:
@@ -243,7 +191,8 @@ def check(jobs: Sequence[Job], force: bool = False, skip_existing: bool = False)
     if skip_existing:
         jobs = [job for job in jobs if not all(path.exists() for path in job.outputs)]
     outputs = [path for job in jobs for path in job.outputs]
-    check_outputs(outputs, [job.source for job in jobs], force or skip_existing)
+    hint = "--force overwrites, --skip-existing goes on without"
+    check_outputs(outputs, [job.source for job in jobs], force or skip_existing, hint)
     return list(jobs)
 
 
@@ -251,13 +200,18 @@ def check_name(path: Path) -> None:
     """Refuse the name of a result by whose ending no format is known.
 
     Raises:
-        ValueError: another ending than those of `WRITABLE`.
+        ValueError: another ending than those of `WRITTEN`.
     """
-    if not path.name.endswith(WRITABLE):
-        raise ValueError(f"{path}: expected a name ending in {' or '.join(WRITABLE)}, found {path.name}")
+    if not path.name.endswith(WRITTEN):
+        raise ValueError(f"{path}: expected a name ending in {' or '.join(WRITTEN)}, found {path.name}")
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path] = (), force: bool = False) -> None:
+def check_outputs(
+    outputs: Sequence[Path],
+    inputs: Sequence[Path] = (),
+    force: bool = False,
+    hint: str = "--force overwrites it",
+) -> None:
     """Refuse places that cannot be written, before any work is done.
 
     Raises:
@@ -279,14 +233,14 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path] = (), force: b
     there = [path for real, path in places.items() if os.path.exists(real)]
     if there and not force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise FileExistsError(f"{there[0]}: expected no file there, found one{more} (--force overwrites)")
+        raise FileExistsError(f"{there[0]}: expected no file there, found one{more} ({hint})")
     for folder in {os.path.dirname(real) for real in places}:
         _check_folder(Path(folder))
 
 
 def _check_folder(folder: Path) -> None:
     """Try to write in a folder, or in the nearest one above it that is there already."""
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     if not there.is_dir():
         raise NotADirectoryError(f"{there}: expected a folder for the results, found a file")
     try:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ import torch
 
 from sprl_utils import __version__, batch, bids, metrics
 from sprl_utils.apply import make_plan, sharpen
-from sprl_utils.batch import Job, check_outputs, stem as _stem
+from sprl_utils.batch import Job, check_outputs
 from sprl_utils.files import sha256, write_beside
+from sprl_utils.formats import stem as _stem
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     tune_process(getattr(args, "threads", None))
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _warn(args.command, message)
+            return args.run(args)
     except KeyboardInterrupt:
         print(f"sprl {args.command}: interrupted", file=sys.stderr)
         return 130
@@ -58,12 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _warn(command: str, message: object) -> None:
+    print(f"sprl {command}: warning: {_one_line(message)}", file=sys.stderr)
+
+
 # ---- arguments ----------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message} (--help shows what it takes)\n")
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -249,6 +257,8 @@ def _super_resolve(args: argparse.Namespace) -> int:
     load = functools.cache(lambda path: channels_last(load_generator(path)).to(device))
     if args.weights:  # a wrong name is one error, not one per scan
         load(find_weights(args.weights))
+    if inputs.several:
+        Path(args.output).mkdir(parents=True, exist_ok=True)
     if inputs.root and jobs:
         bids.describe_dataset(bids.derivatives(Path(args.output)), inputs.root)
     failed = 0
@@ -280,14 +290,13 @@ def _hardware(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
 
 def _resolve_one(args: argparse.Namespace, job: Job, load: Callable, dtype: torch.dtype) -> None:
     start, name = time.monotonic(), job.source.name
-    batch.check_input(job.source)
     scan = read_volume(job.source)
     plan = make_plan(scan, _three(args.voxel_size), _three(args.upsample), args.axes)
     weights, card = find_weights(args.weights or plan.weights), read_card()
     entry = next((e for e in card.values() if e["sha256"] == sha256(weights)), None)
-    warnings = unfamiliar(scan, job.source, plan.shape, entry, card) + list(plan.warnings if entry else ())
-    for warning in warnings:
-        print(f"sprl super-resolve: {name}: warning: {warning}", file=sys.stderr)
+    doubts = unfamiliar(scan, job.source, plan.shape, entry, card) + list(plan.warnings if entry else ())
+    for doubt in doubts:
+        print(f"sprl super-resolve: {name}: warning: {doubt}", file=sys.stderr)
     sharper, spread = sharpen(
         scan, plan, load(weights), args.halo, args.memory, args.skip_air, dtype, args.uncertainty,
         progress(name, args.quiet),
@@ -299,7 +308,7 @@ def _resolve_one(args: argparse.Namespace, job: Job, load: Callable, dtype: torc
         if job.source_name:
             facts = bids.sidecar(
                 what, job.source_name, weights, sha256(weights), plan.axes, plan.factors, plan.measured,
-                str(dtype).removeprefix("torch."), warnings,
+                str(dtype).removeprefix("torch."), doubts,
             )  # fmt: skip
             write_json(batch.sidecar_of(path), facts)
         write_volume(path, image.data, image, f"sprl {__version__} {weights.name}: {what}")
@@ -392,7 +401,7 @@ def _about(path: Path, error: Exception) -> str:
     return told if path.name in told else f"{path.name}: {told}"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: object) -> str:
     told = " ".join((str(error).strip() or type(error).__name__).split())
     return re.sub(r"^subject (.+?): (?=\S*\1)", "", told)  # a file's name instead of an id, and then its path
 

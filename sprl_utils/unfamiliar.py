@@ -15,8 +15,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sprl_utils.batch import description, stem
+from sprl_utils.batch import description
 from sprl_utils.files import sha256
+from sprl_utils.formats import stem
 from sprl_utils.volumes import Volume
 
 #: Words that name a T1-weighted image, and words that name another one (BIDS suffixes and scanners' terms).
