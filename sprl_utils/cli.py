@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("lr", type=Path, help="NIfTI file to write")
     degrade.add_argument(
         "--keep", default=0.25, metavar="SHARE",
-        type=_number("a share above 0 and below 1", math.nextafter(0, 1), math.nextafter(1, 0)),
+        type=_number("a share above 0 and below 1", 1e-6, 1 - 1e-6),
         help="share of the samples of k-space that are kept on each axis that is cut (0.25)",
     )  # fmt: skip
     degrade.add_argument("--axes", type=_axes, default=[1, 2], metavar="AXIS", help="array axes to cut (1 2)")
@@ -298,8 +298,8 @@ def _resolve_one(args: argparse.Namespace, job: Job, load: Callable, dtype: torc
     for doubt in doubts:
         print(f"sprl super-resolve: {name}: warning: {doubt}", file=sys.stderr)
     sharper, spread = sharpen(
-        scan, plan, load(weights), args.halo, args.memory, args.skip_air, dtype, args.uncertainty,
-        progress(name, args.quiet),
+        scan, plan, load(weights), halo=args.halo, memory_gib=args.memory, skip_air=args.skip_air,
+        dtype=dtype, uncertainty=args.uncertainty, progress=progress(name, args.quiet),
     )  # fmt: skip
     kinds = ("SD over 8 mirror images", "super-resolved")  # the result last: where it is, the others are
     for path, image, what in zip((job.spread, job.result), (spread, sharper), kinds, strict=True):
@@ -397,8 +397,10 @@ def _refuse_overwriting(path: Path, force: bool) -> None:
 
 def _about(path: Path, error: Exception) -> str:
     """One line that names the file, once."""
-    told = _one_line(error)
-    return told if path.name in told else f"{path.name}: {told}"
+    before, named, after = _one_line(error).partition(str(path))
+    if named:  # libraries repeat it in their reasons
+        return before + named + after.replace(f" {path}", "")
+    return before if path.name in before else f"{path.name}: {before}"
 
 
 def _one_line(error: object) -> str:
