@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune_process(getattr(args, "threads", None))
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's and torch's own are for programmers
+            warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_: _warn(args.command, message)
             return args.run(args)
     except KeyboardInterrupt:

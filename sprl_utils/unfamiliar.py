@@ -133,5 +133,5 @@ def _seen(scan: Volume, path: Path, entry: Mapping, card: Mapping[str, Mapping])
     if head is None:
         return ""
     unseen = [n for n, e in card.items() if e["keep"] == entry["keep"] and head not in e["trained_on"]]
-    instead = f" {Path(unseen[0]).stem} did not (--weights)." if unseen else ""
+    instead = f" {Path(unseen[0]).stem} did not learn from it." if unseen else ""
     return f"the weights learned from this very head ({head}): it is no measure of other heads.{instead}"
