@@ -20,14 +20,15 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     """A file to write in the ``with`` block; it takes the place of ``path`` when the block ends well.
 
     It lies in the same folder, which is made, and its name has the same ending, by which libraries choose a
-    format. No reader ever sees half a file, and what was there before stays if the block fails.
+    format. No reader ever sees half a file, and what was there before stays if the block fails. A symbolic
+    link is followed: the file that it leads to is replaced, and the link stays.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{os.getpid()}.tmp.{Path(path).name}")
     try:
         yield beside
-        os.replace(beside, path)
+        os.replace(beside, target)
     finally:
         beside.unlink(missing_ok=True)
 

@@ -202,9 +202,12 @@ def _power(volume: np.ndarray, axis: int) -> np.ndarray:
 def _band_limit(volume: np.ndarray, axis: int) -> int | None:
     """Samples kept on an axis by the end of the squared image's spectrum, or None where it has no end."""
     power = _power(np.square(volume, dtype=np.float32), axis)
-    steps = power[1:-1] / np.maximum(power[2:], 1e-30)
-    last = int(steps.argmax()) + 1 if len(steps) else 0
-    return last + 1 if last and steps[last - 1] > BAND_STEP and last > 1 else None
+    within = np.minimum.accumulate(power)[:-1]  # the least of any frequency up to here
+    beyond = np.maximum.accumulate(power[:0:-1])[::-1]  # the most of any after it
+    steps = within / (beyond + 1e-30)
+    steps[: max(2, volume.shape[axis] // 32)] = 0  # nobody measures as little
+    last = int(steps.argmax())
+    return last + 1 if steps[last] > BAND_STEP else None
 
 
 def _power_step(volume: np.ndarray, axis: int) -> int:

@@ -332,6 +332,15 @@ def channels_last(module: nn.Module) -> nn.Module:
     return module
 
 
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16; emulated, it is far slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def save_weights(module: nn.Module, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write a module's weights as safetensors, beside the target and then renamed into place."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}

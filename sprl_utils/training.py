@@ -33,6 +33,7 @@ from sprl_utils.networks import (
     Discriminator,
     Generator,
     channels_last,
+    cpu_multiplies_bf16,
     load_generator,
     make_generator,
     save_weights,
@@ -140,7 +141,7 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     """
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "cuda" or _cpu_multiplies_bf16() else "32-true"
+        precision = "bf16-mixed" if accelerator == "cuda" or cpu_multiplies_bf16() else "32-true"
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     nodes = int(os.environ.get("WORLD_SIZE", 1)) // devices
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
@@ -175,14 +176,6 @@ def without_wrapper(module: nn.Module, fabric: Fabric) -> Callable[[Tensor], Ten
             return module(x).float()
 
     return call
-
-
-def _cpu_multiplies_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def pretrain(

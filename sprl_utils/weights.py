@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +18,8 @@ from sprl_utils.evaluation import CONSISTENT
 from sprl_utils.files import sha256, write_beside, written_beside
 from sprl_utils.networks import load_generator
 from sprl_utils.provenance import repo_root, write_json
+from sprl_utils.unfamiliar import voxels_sha256
+from sprl_utils.volumes import read_volume
 
 FOLDER = Path(__file__).with_name("weights")
 #: Profile of the study -> the name that its generator is shipped by.
@@ -91,6 +93,12 @@ def find_weights(given: str | None, factors: Sequence[float] | None = None) -> P
     return shipped(given) if Path(given).name == given and not Path(given).suffix else Path(given)
 
 
+def read_card(folder: Path = FOLDER) -> dict[str, dict]:
+    """What `take_over` wrote of each file of shipped weights, by its name; empty where none are shipped."""
+    path = folder / "card.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.DataFrame:
     """What shipped weights score on the heads of ``scores``, from the study's run without that person.
 
@@ -119,8 +127,11 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
     return pd.concat(found, ignore_index=True)
 
 
-def describe(profile: str, results: Path, weights: Path) -> dict:
+def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str] | None = None) -> dict:
     """One entry of the card, from what the run wrote into ``results/<profile>/``.
+
+    Args:
+        known: hashes of heads from an earlier card, for those of voxels whose files are not here.
 
     Raises:
         ValueError: the run left no results, or the weights are not those that it wrote.
@@ -135,13 +146,15 @@ def describe(profile: str, results: Path, weights: Path) -> dict:
     if found != told:
         raise ValueError(f"{weights}: expected sha256 {told} of profile {profile}, found {found}")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
+    trained_on = [head for head, split in heads.items() if split == "train"]
     return {
         "sha256": found,
         "made_by": f"make study, profile {profile}",
         "commit": trained["git"]["commit"] + (" and changes" if trained["git"]["dirty"] else ""),
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
         "keep": prepared["profile"]["keep"],
-        "trained_on": [head for head, split in heads.items() if split == "train"],
+        "trained_on": trained_on,
+        "trained_on_sha256": _hashes(trained_on, prepared["inputs"], results.parent, known),
         "synthetic_heads": prepared["profile"]["synthetic_heads"],
         "steps": settings["steps"],
         "goes_on_from": [path for path in trained["inputs"] if path.endswith(".safetensors")],
@@ -149,6 +162,19 @@ def describe(profile: str, results: Path, weights: Path) -> dict:
         "seed": settings["seed"],
         "held_out": _held_out(folder / "metrics.csv"),
     }
+
+
+def _hashes(
+    heads: Sequence[str], inputs: Mapping[str, str], root: Path, known: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Hash -> head: of the files that a run read, and of the voxels in them, which survive saving anew."""
+    found = {told: head for told, head in (known or {}).items() if head in heads}
+    for head in heads:
+        files = {root / path: told for path, told in inputs.items() if Path(path).parent.name == head}
+        found |= dict.fromkeys(files.values(), head)
+        if files and all(path.is_file() for path in files):
+            found[voxels_sha256(read_volume(list(files) if len(files) > 1 else next(iter(files))))] = head
+    return found
 
 
 def _held_out(scores: Path) -> list[dict]:
@@ -193,18 +219,19 @@ def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
     Raises:
         ValueError: as `describe`; nothing was copied of that run.
     """
-    card = {}
+    card, before = {}, read_card(folder)
     folder.mkdir(exist_ok=True)
     for profile, name in STUDIES.items():
         source = root / "runs" / profile / "pretrain" / "generator.safetensors"
         target = folder / f"{name}.safetensors"
+        known = before.get(target.name, {}).get("trained_on_sha256")
         if source.exists():
             load_generator(source)
-            card[target.name] = describe(profile, root / "results", source)
+            card[target.name] = describe(profile, root / "results", source, known)
             with written_beside(target) as beside:
                 shutil.copyfile(source, beside)
         elif target.exists():
-            card[target.name] = describe(profile, root / "results", target)
+            card[target.name] = describe(profile, root / "results", target, known)
     write_json(folder / "card.json", card)
     write_beside(folder / "README.md", as_markdown(card))
     return card

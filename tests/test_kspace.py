@@ -190,7 +190,7 @@ def test_nothing_wraps_around_where_a_grid_becomes_finer():
     stack = np.broadcast_to(np.linspace(10, 110, 12, dtype=np.float32), (4, 5, 12))
     fine = kspace.resample(stack, (4, 5, 48))
     expected = 10 + 100 / 11 * ((np.arange(48) + 0.5) / 4 - 0.5)
-    np.testing.assert_allclose(fine[2, 2], expected, atol=4)  # of 100; a periodic one is off by 50 at the ends
+    np.testing.assert_allclose(fine[2, 2], expected, atol=4)  # of 100; a periodic one is off by 50
     assert fine.mean() == pytest.approx(stack.mean(), rel=1e-6)
 
 

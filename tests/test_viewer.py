@@ -74,5 +74,5 @@ def test_a_page_with_a_scan_draws_it_without_network(tmp_path, browser, capsys):
 def test_a_file_that_is_no_scan_makes_no_page(tmp_path, capsys):
     (tmp_path / "text.nii").write_text("T1w, the good one")
     assert main(["view", str(tmp_path / "text.nii")]) == 1
-    assert "sprl view: subject text.nii" in capsys.readouterr().err
+    assert "text.nii: expected a volume" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["text.nii"]

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 from sprl_utils import weights
 from sprl_utils.files import sha256
 from sprl_utils.networks import Generator, load_generator, save_weights
+from sprl_utils.unfamiliar import voxels_sha256
+from sprl_utils.volumes import read_volume
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"
 
@@ -55,6 +59,18 @@ def test_weights_whose_run_is_elsewhere_stay(root, tmp_path):
     card = weights.take_over(root, tmp_path / "weights")
     shutil.rmtree(root / "runs")
     assert weights.take_over(root, tmp_path / "weights") == card
+
+
+def test_the_card_knows_a_training_head_by_its_voxels_also_where_its_file_is_not(root, tmp_path):
+    file = root / "runs/cache/oasis/T_template0.nii.gz"
+    file.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.eye(4)), file)
+    (entry,) = weights.take_over(root, tmp_path / "weights").values()
+    told = [digest for digest, head in entry["trained_on_sha256"].items() if head == "oasis"]
+    assert len(told) == 2 and voxels_sha256(read_volume(file)) in told
+    file.unlink()
+    (later,) = weights.take_over(root, tmp_path / "weights").values()
+    assert later["trained_on_sha256"] == entry["trained_on_sha256"]
 
 
 def test_weights_of_another_run_get_no_card(root, tmp_path):

@@ -1,0 +1,44 @@
+"""How far a long computation is: a bar on a terminal, a line every half minute in a log file."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+
+from tqdm import tqdm
+
+#: Seconds between two lines.
+EVERY = 30
+
+
+def progress(name: str, quiet: bool = False) -> Callable[[Sequence], Iterable]:
+    """Wraps the steps of a computation, which may have several parts; goes to stderr."""
+    if quiet:
+        return iter
+    if sys.stderr.isatty():
+        return functools.partial(tqdm, desc=name, leave=False)
+    return _Lines(name)
+
+
+def elapsed(start: float) -> str:
+    """Time since ``start`` (of `time.monotonic`) as h:mm:ss."""
+    return str(timedelta(seconds=round(time.monotonic() - start)))
+
+
+class _Lines:
+    def __init__(self, name: str) -> None:
+        self.name, self.start, self.parts = name, time.monotonic(), 0
+        self.last = self.start
+
+    def __call__(self, steps: Sequence) -> Iterator:
+        self.parts += 1
+        part = f"part {self.parts}, " if self.parts > 1 else ""
+        for done, step in enumerate(steps, start=1):
+            yield step
+            if time.monotonic() - self.last >= EVERY:
+                self.last = time.monotonic()
+                share = f"{part}{done / len(steps):.0%} after {elapsed(self.start)}"
+                print(f"{self.name}: {share}", file=sys.stderr, flush=True)

@@ -1,0 +1,137 @@
+"""What the shipped weights never saw, or saw too well: warnings about one scan, as sentences.
+
+The weights learned from T1-weighted heads at 1 mm. On another image the network still runs and its result
+looks plausible all the same, so a reader has to be warned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from sprl_utils.batch import description
+from sprl_utils.files import sha256
+from sprl_utils.formats import stem
+from sprl_utils.volumes import Volume
+
+#: Words that name a T1-weighted image, and words that name another one (BIDS suffixes and scanners' terms).
+T1 = {"t1", "t1w", "mprage", "mpr", "mp2rage", "unit1", "spgr", "fspgr", "bravo"}
+OTHER = {
+    "t2", "t2w", "t2star", "t2starw", "t2s", "flair", "t2flair", "stir", "pd", "pdw", "pdt2", "t1map",
+    "t2map", "r1map", "bold", "fmri", "epi", "sbref", "dwi", "dti", "adc", "asl", "m0scan", "swi", "swan",
+    "tof", "mra", "angio", "ct", "cta", "pet", "phase", "phasediff", "fieldmap", "mask", "seg", "dseg",
+    "probseg", "aseg", "label", "labels",
+}  # fmt: skip
+#: Edges in mm by which a result's voxels are near the 1 mm of the training heads.
+NEAR_1_MM = (0.65, 1.5)
+#: With fewer voxels along an axis than the network sees (17 to each side), it sees the border everywhere.
+TINY = 35
+
+
+def unfamiliar(
+    scan: Volume, path: Path, shape: Sequence[int], entry: Mapping | None, card: Mapping[str, Mapping]
+) -> list[str]:
+    """Warnings about a scan and the weights that are to be used on it.
+
+    Args:
+        scan: as it was read.
+        path: its file, whose name and JSON sidecar may say what it shows.
+        shape: matrix of the result.
+        entry: of the weights in ``card``; None: somebody's own, of which nothing is known.
+        card: of all shipped weights.
+
+    Returns:
+        Full sentences, none where the scan is of the kind that the weights learned from.
+    """
+    if entry is None:
+        return []
+    found = (
+        _contrast(path), _values(scan.data), _voxel_size(scan, shape), _size(shape),
+        _seen(scan, path, entry, card),
+    )  # fmt: skip
+    return [sentence for sentence in found if sentence]
+
+
+def voxels_sha256(scan: Volume) -> str:
+    """Hash of the voxels in RAS+ order: a copy that is compressed otherwise or turned has the same."""
+    upright = nib.apply_orientation(scan.data, nib.io_orientation(scan.affine))
+    return hashlib.sha256(np.ascontiguousarray(upright, dtype="<f4")).hexdigest()
+
+
+def origin(scan: Volume) -> str:
+    """For the header of a degraded copy: by which `unfamiliar` knows it again."""
+    return f"of voxels {voxels_sha256(scan)[:16]}"
+
+
+def _contrast(path: Path) -> str:
+    name = stem(path)
+    if name.startswith("sub-"):  # in BIDS the suffix alone says what it is
+        name = name.rsplit("_", 1)[-1]
+    for where, text in (("name", name), ("JSON sidecar", _sidecar(path))):
+        words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
+        if words.keys() & T1:
+            return ""
+        if other := sorted(words.keys() & OTHER):
+            return f"its {where} says {words[other[0]]}, and the weights learned from T1-weighted heads."
+    return ""
+
+
+def _sidecar(path: Path) -> str:
+    try:
+        told = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8"))
+        return " ".join(str(told.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
+    except (OSError, ValueError, AttributeError):  # none, none that is readable, or no table of keys
+        return ""
+
+
+def _values(data: np.ndarray) -> str:
+    if ((data > -1100) & (data < -900)).mean() > 0.1:
+        return "its values are those of a CT (air near -1000), and the weights learned from MRI."
+    below = float((data < -0.01 * np.percentile(np.abs(data[::4, ::4, ::4]), 99.5)).mean())
+    if below > 0.01:
+        return f"{below:.0%} of its values are below 0, and the weights learned from magnitude images."
+    if _is_label_map(data):
+        return "its values are those of a mask or a label map, and the weights learned from images."
+    return ""
+
+
+def _is_label_map(data: np.ndarray) -> bool:
+    """Few different whole numbers, most of which have their like as neighbours."""
+    first, second = data[:-1], data[1:]
+    inside = first != 0
+    alike = (first == second)[inside].mean() if inside.any() else 0
+    return bool(alike > 0.5 and np.array_equal(data, np.rint(data)) and len(np.unique(data)) <= 256)
+
+
+def _voxel_size(scan: Volume, shape: Sequence[int]) -> str:
+    edges = np.multiply(scan.voxel_size, np.divide(scan.data.shape, shape))
+    if NEAR_1_MM[0] <= edges.min() and edges.max() <= NEAR_1_MM[1]:
+        return ""
+    size = " x ".join(f"{edge:.2f}" for edge in edges)
+    return f"the result has voxels of {size} mm, and the weights learned from heads at 1 mm."
+
+
+def _size(shape: Sequence[int]) -> str:
+    if min(shape) >= TINY:
+        return ""
+    size = " x ".join(map(str, shape))
+    return f"the result has {size} voxels, fewer along an axis than the network sees around each."
+
+
+def _seen(scan: Volume, path: Path, entry: Mapping, card: Mapping[str, Mapping]) -> str:
+    """Whether it is one of the training heads, a copy of one, or one that `sprl degrade` degraded."""
+    heads = entry.get("trained_on_sha256", {})
+    marks = [*re.findall("of voxels ([0-9a-f]{16})", description(scan.header)), voxels_sha256(scan)]
+    marks += [sha256(path)] if path.is_file() else []
+    head = next((heads[known] for mark in marks for known in heads if known.startswith(mark)), None)
+    if head is None:
+        return ""
+    unseen = [n for n, e in card.items() if e["keep"] == entry["keep"] and head not in e["trained_on"]]
+    instead = f" {Path(unseen[0]).stem} did not learn from it." if unseen else ""
+    return f"the weights learned from this very head ({head}): it is no measure of other heads.{instead}"
