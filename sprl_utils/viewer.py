@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from matplotlib import pyplot as plt
 from sprl_utils.figures import as_seen, three_planes
 from sprl_utils.formats import stem
 from sprl_utils.patches import Prepared
-from sprl_utils.volumes import read_volume
+from sprl_utils.volumes import Volume, read_volume
 
 NAMES = ("left to right", "back to front", "bottom to top")
 
@@ -64,7 +65,7 @@ def browse(images: dict[str, np.ndarray], subject: Prepared) -> VBox | None:
     return VBox([*sliders.values(), interactive_output(draw, sliders)])
 
 
-#: A page holds no larger scan, in voxels: browsers give up on longer texts, graphics cards on longer edges.
+# Chromium draws a page of this many voxels (360 MB; its texts end at 512 MB) with edges of up to this length.
 MOST_VOXELS, LONGEST_EDGE = 2**27, 2048
 
 
@@ -73,7 +74,7 @@ def page(scans: Sequence[Path]) -> str:
 
     Two scans share one window of grey values, and their crosshairs show the same place in mm. The viewer is
     ipyniivue's; the page stands in for the notebook that it expects around it. It gets each scan as NIfTI
-    with 16-bit integers, whatever the file is.
+    with 16-bit integers, whatever the file is, in which 0 is black and 1 is white.
 
     Raises:
         ValueError, FileNotFoundError: as `sprl_utils.volumes.read_volume`; not one or two scans; scans too
@@ -82,22 +83,24 @@ def page(scans: Sequence[Path]) -> str:
     if not 1 <= len(scans) <= 2:
         raise ValueError(f"expected one scan, or two to compare, found {len(scans)}")
     volumes = [read_volume(scan) for scan in scans]
-    for scan, volume in zip(scans, volumes, strict=True):
-        if volume.data.size > MOST_VOXELS or max(volume.data.shape) > LONGEST_EDGE:
-            raise ValueError(
-                f"{scan}: expected at most {MOST_VOXELS / 1e6:.0f} million voxels and {LONGEST_EDGE} per "
-                f"edge, found {volume.data.shape}, which a browser does not draw; crop it, or take a part"
-            )
-    images = [nib.as_closest_canonical(nib.Nifti1Image(v.data, v.affine)) for v in volumes]
+    shapes = [volume.data.shape for volume in volumes]
+    if sum(map(math.prod, shapes)) > MOST_VOXELS or max(max(shape) for shape in shapes) > LONGEST_EDGE:
+        raise ValueError(
+            f"{' and '.join(map(str, scans))}: expected at most {MOST_VOXELS / 1e6:.0f} million voxels and "
+            f"{LONGEST_EDGE} per edge, which a browser draws, found {' and '.join(map(str, shapes))}; crop it"
+        )
+    low, high = _window([volume.data for volume in volumes])
+    images = [_image(volume, low, high) for volume in volumes]
     if not _overlap(images):
         raise ValueError(f"expected two scans of one place, found {scans[0]} and {scans[1]} apart")
-    low, high = _window([volume.data for volume in volumes])
     widgets = []
     for scan, image in zip(scans, images, strict=True):
-        image.set_data_dtype("<i2")
-        widget = ipyniivue.NiiVue()
+        widget = ipyniivue.NiiVue(
+            multiplanar_layout=ipyniivue.MultiplanarType.GRID,  # the same places in both views
+            multiplanar_show_render=ipyniivue.ShowRender.ALWAYS,
+        )
         widget.load_volumes(  # NiiVue knows the format by the name
-            [{"data": image.to_bytes(), "name": f"{stem(scan)}.nii", "cal_min": low, "cal_max": high}]
+            [{"data": image.to_bytes(), "name": f"{stem(scan)}.nii", "cal_min": 0, "cal_max": 1}]
         )
         widgets.append(widget)
     places = [_place(image) for image in images]
@@ -117,6 +120,14 @@ def page(scans: Sequence[Path]) -> str:
         models=_json(models),
         widget=base64.b64encode(program).decode(),
     )
+
+
+def _image(volume: Volume, low: float, high: float) -> nib.Nifti1Image:
+    """16-bit integers in RAS order, scaled so that ``low`` becomes 0 and ``high`` 1."""
+    shown = (volume.data - np.float32(low)) / np.float32(high - low)
+    image = nib.as_closest_canonical(nib.Nifti1Image(shown, volume.affine))
+    image.set_data_dtype("<i2")
+    return image
 
 
 def _json(value: object) -> str:
