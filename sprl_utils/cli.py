@@ -233,7 +233,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _manifest(args: argparse.Namespace) -> int:
     _refuse_overwriting(args.output, args.force)
-    subjects = assign_splits(find_subjects(args.root), args.rule, args.seed)
+    found = find_subjects(args.root, lambda line: print(f"sprl manifest: {line}", file=sys.stderr))
+    subjects = assign_splits(found, args.rule, args.seed)
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)
     print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))
