@@ -269,7 +269,7 @@ def save_image(
     header: nib.Nifti1Header,
     description: str = "",
 ) -> None:
-    """Write float32 NIfTI or, by the name, FreeSurfer's MGH, beside the target and then renamed into place.
+    """Write float32 NIfTI-1 or, by the name, FreeSurfer's MGH, beside the target and then renamed into place.
 
     Args:
         path: ends in one of `WRITTEN`.
@@ -294,8 +294,9 @@ def save_image(
             )
         image = nib.MGHImage(data, affine)
     else:
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        image = kind(data, affine if placed else None, header)  # an affine alone would set a code
+        # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
+        kind = nib.Nifti2Image if max(data.shape) > np.iinfo(np.int16).max else nib.Nifti1Image
+        image = kind(data, affine if placed else None, header)
         image.set_data_dtype(np.float32)
         if not placed:
             image.header.set_zooms(nib.affines.voxel_sizes(affine))
