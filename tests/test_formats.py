@@ -87,7 +87,9 @@ def test_a_point_is_read_where_it_lies_and_written_there(tmp_path, name):
         write_volume(tmp_path / out, volume.data, volume)
         np.testing.assert_allclose(where_nibabel_sees_it(tmp_path / out), WHERE, atol=1e-4)
     for out in ("out.nii", "out.nii.gz"):  # ITK does not read MGH, nor NIfTI-2
-        assert all(nib.load(tmp_path / out).header[c] == volume.header[c] for c in ("sform_code", "qform_code"))
+        assert all(
+            nib.load(tmp_path / out).header[c] == volume.header[c] for c in ("sform_code", "qform_code")
+        )
         np.testing.assert_allclose(where_itk_sees_it(tmp_path / out), WHERE, atol=1e-4)
 
 
