@@ -22,7 +22,7 @@ from sprl_utils import __version__, batch, bids, metrics
 from sprl_utils.apply import LARGEST_FACTOR, make_plan, sharpen
 from sprl_utils.batch import Job, check_outputs
 from sprl_utils.files import sha256, write_beside
-from sprl_utils.formats import stem as _stem
+from sprl_utils.formats import stem
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
@@ -168,9 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("--force", action="store_true", help="overwrites a file that is there")
     degrade.set_defaults(run=_degrade)
 
-    view = commands.add_parser("view", help="write a page to look around in a scan; no network needed")
-    view.add_argument("scan", type=Path)
-    view.add_argument("output", type=Path, nargs="?", help="HTML file (default: beside the scan)")
+    view = commands.add_parser(
+        "view", help="write a page to look around in a scan, or in two side by side; no network needed"
+    )
+    view.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE",
+        help="one scan, or one before and one after; then the HTML file to write (default: beside the first)",
+    )  # fmt: skip
     view.add_argument("--force", action="store_true", help="overwrite a file that is there")
     view.set_defaults(run=_view)
 
@@ -329,13 +333,19 @@ def _three(numbers: list[float] | None) -> list[float] | None:
 
 
 def _view(args: argparse.Namespace) -> int:
-    read_volume(args.scan)  # says what is wrong with it, which a browser does not
-    target = args.output or args.scan.with_name(f"{_stem(args.scan)}.html")
+    scans = list(args.files)
+    written = scans.pop() if scans[-1].suffix.lower() in (".html", ".htm") else None
+    if not scans:
+        raise ValueError(f"{written}: expected a scan before the page, found none")
+    target = written or scans[0].with_name("_and_".join(stem(scan) for scan in scans) + ".html")
     _refuse_overwriting(target, args.force)
     from sprl_utils.viewer import page  # half a second of imports that only this command needs
 
-    write_beside(target, page(args.scan))
-    print(f"{args.scan.name}: wrote {target}; open it in a browser")
+    write_beside(target, page(scans))
+    print(
+        f"{' and '.join(s.name for s in scans)}: wrote {target} ({target.stat().st_size / 1e6:.0f} MB); "
+        "open it in a browser"
+    )
     return 0
 
 
@@ -386,7 +396,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _manifest(args: argparse.Namespace) -> int:
     _refuse_overwriting(args.output, args.force)
-    subjects = assign_splits(find_subjects(args.root), args.rule, args.seed)
+    found = find_subjects(args.root, lambda line: print(f"sprl manifest: {line}", file=sys.stderr))
+    subjects = assign_splits(found, args.rule, args.seed)
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)
     print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))

@@ -8,14 +8,17 @@ from __future__ import annotations
 import csv
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from sprl_utils.dicom import is_dicom
 from sprl_utils.files import written_beside
+from sprl_utils.formats import images_of, lacks_content, stem
 
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
@@ -192,7 +195,8 @@ def _parse(row: dict, path: Path) -> Subject:
 
 
 def _absolute(file: str, manifest: Path) -> str:
-    return str((manifest.parent / Path(file).expanduser()).resolve())
+    """A link to a file stays one: git-annex's targets need not have the ending that tells the format."""
+    return os.path.abspath(manifest.parent.resolve() / Path(file).expanduser())
 
 
 def _check_groups(subjects: Iterable[Subject], where: str) -> None:
@@ -295,13 +299,19 @@ def _seeded_splits(subjects: Sequence[Subject], seed: int, shares: Sequence[floa
 # ---- folders of scans ---------------------------------------------------------------------------------
 
 
-def find_subjects(root: str | os.PathLike) -> list[Subject]:
+def find_subjects(root: str | os.PathLike, tell: Callable[[str], None] = warnings.warn) -> list[Subject]:
     """Subjects in a folder, by the layout it has; without a split.
 
-    - ``s3://bucket/folder``: HCP's layout, with one folder a subject. Only the folders are listed.
+    - ``s3://bucket/folder``: HCP's layout, with one folder per subject. Only the folders are listed.
     - The Human Connectome Project: ``<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
     - BIDS: ``sub-<label>[/ses-<label>]/anat/*_T1w.nii[.gz]``; all scans of a label are one leakage group.
     - ``HR/<name>`` with the same ``LR/<name>``: pairs on one grid; or ``HR/`` alone.
+
+    Left out are images that are no magnitude image of T1w (by their BIDS names), BIDS' folders of derivatives
+    and source data, and files whose content was not fetched (git-annex, DataLad, Git LFS).
+
+    Args:
+        tell: gets one line for each file or folder that is left out, with the reason.
 
     Raises:
         FileNotFoundError: none of these is there, or an HR without its LR.
@@ -311,32 +321,70 @@ def find_subjects(root: str | os.PathLike) -> list[Subject]:
         return _s3_subjects(str(root).rstrip("/"))
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob("*/unprocessed/3T/T1w_MPR1/*_3T_T1w_MPR1.nii.gz"))
-    bids, high = (sorted(filter(_is_scan, root.glob(p))) for p in ("sub-*/**/anat/*_T1w.nii*", "HR/*.nii*"))
+    bids = [image for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for image in _images(root, pattern)]
+    pairs = _images(root, "HR")
     if hcp:
-        subjects = [_local(p.parents[3].name, p) for p in hcp]
+        found = [_local(p.parents[3].name, p) for p in _kept(hcp, tell)]
     elif bids:
-        subjects = [_local(_stem(p).removesuffix("_T1w"), p, p.relative_to(root).parts[0]) for p in bids]
-    elif high:
-        subjects = [_local(_stem(p), p) for p in high]
-        if (root / "LR").is_dir():
-            subjects = [replace(s, lr=str(root / "LR" / Path(s.member).name)) for s in subjects]
-        for lacking in (s for s in subjects if s.lr and not Path(s.lr).is_file()):
-            raise FileNotFoundError(
-                f"subject {lacking.id}: expected its LR at {lacking.lr}, found no such file"
-            )
+        found = _bids_subjects(root, sorted(bids), tell)
+    elif pairs:
+        found = _paired_subjects(root, pairs, tell)
     else:
+        only = "DICOM, which dcm2niix or a BIDS converter turns into NIfTI" if is_dicom(root) else "none"
         raise FileNotFoundError(
-            f"{root}: expected HCP's layout, BIDS (sub-*/anat/*_T1w.nii.gz) or HR/*.nii.gz, found none"
+            f"{root}: expected HCP's layout, BIDS (sub-*/anat/*_T1w.nii.gz) or HR/*.nii.gz, found {only}"
         )
-    for subject_id, count in Counter(s.id for s in subjects).items():
+    if not found:
+        raise FileNotFoundError(f"{root}: expected T1w scans with their content, found none")
+    for subject_id, count in Counter(s.id for s in found).items():
         if count > 1:
             raise ValueError(f"{root}: expected one file for subject {subject_id}, found {count}")
-    return subjects
+    return found
 
 
-def _is_scan(path: Path) -> bool:
-    """A NIfTI file, and none of those that macOS hides beside each on other systems' disks."""
-    return path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
+def _bids_subjects(root: Path, images: Sequence[Path], tell: Callable[[str], None]) -> list[Subject]:
+    for folder in filter(Path.is_dir, (root / "derivatives", root / "sourcedata")):
+        tell(f"{folder}: left out: no raw data of BIDS")
+    scans = _kept(images, tell, _no_t1w)
+    return [_local(stem(p)[: -len("_T1w")], p, p.relative_to(root).parts[0]) for p in scans]
+
+
+def _paired_subjects(root: Path, images: Sequence[Path], tell: Callable[[str], None]) -> list[Subject]:
+    scans = _kept(images, tell)
+    if not (root / "LR").is_dir():
+        return [_local(stem(hr), hr) for hr in scans]
+    pairs = {root / "LR" / hr.name: hr for hr in scans}
+    for lr in (lr for lr in pairs if not os.path.lexists(lr)):
+        raise FileNotFoundError(f"subject {stem(lr)}: expected its LR at {lr}, found no such file")
+    return [replace(_local(stem(lr), pairs[lr]), lr=str(lr)) for lr in _kept(pairs, tell)]
+
+
+def _images(root: Path, pattern: str) -> list[Path]:
+    return [image for folder in sorted(root.glob(pattern)) if folder.is_dir() for image in images_of(folder)]
+
+
+def _kept(
+    files: Iterable[Path],
+    tell: Callable[[str], None],
+    why_not: Callable[[Path], str] = lambda _: "",
+) -> list[Path]:
+    """The files with content for which ``why_not`` gives no reason; each other gets a line."""
+    kept = []
+    for file in files:
+        if reason := why_not(file) or lacks_content(file):
+            tell(f"{file}: left out: {reason}")
+        else:
+            kept.append(file)
+    return kept
+
+
+def _no_t1w(file: Path) -> str:
+    """Why a file of BIDS is no magnitude image of T1w, by its name; empty where it is one."""
+    *entities, suffix = stem(file).lower().split("_")
+    if suffix != "t1w":
+        return "no T1w image"
+    part = next((e for e in entities if e in ("part-phase", "part-real", "part-imag")), "")
+    return f"no magnitude image ({part})" if part else ""
 
 
 def _s3_subjects(root: str) -> list[Subject]:
@@ -367,10 +415,6 @@ def _local(subject_id: str, file: Path, group: str = "") -> Subject:
             f"found {subject_id!r}"
         )
     return Subject(subject_id, "local", str(file), group=group or subject_id)
-
-
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".nii")
 
 
 # ---- the Human Connectome Project ---------------------------------------------------------------------

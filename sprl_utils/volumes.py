@@ -1,13 +1,11 @@
-"""Volumes in and out: NIfTI, the original project's ``.mat``, MINC as raw bytes; intensity scale and masks.
+"""Volumes in and out, checked; intensity scale and masks.
 
 A volume is float32 ``(x, y, z)`` in the file's own axis order; its affine takes voxel indices to mm (RAS+).
 """
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,14 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from edt import edt
-from nibabel.filebasedimages import SerializableImage
 from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import SpatialHeader
-from scipy import io, ndimage
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 
-from sprl_utils.files import written_beside
+from sprl_utils.dicom import is_dicom
+from sprl_utils.formats import Refused, lacks_content, load_image, save_image
 
 #: The study's intensity scale: this percentile of the voxels above 0 becomes 1.
 SCALE_PERCENTILE = 99.5
@@ -50,12 +47,12 @@ class Volume:
     Attributes:
         data: float32 ``(x, y, z)``, the file's own axis order.
         affine: ``(4, 4)``, voxel indices to millimetres.
-        header: nibabel's header of the file.
+        header: a NIfTI-1 header, or a NIfTI-2 header where the file has one, whatever the file's format.
     """
 
     data: np.ndarray
     affine: np.ndarray
-    header: SpatialHeader
+    header: nib.Nifti1Header
 
     @property
     def voxel_size(self) -> tuple[float, ...]:
@@ -70,9 +67,8 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
     """Read one volume.
 
     Args:
-        path: anything nibabel reads; a ``.mat`` with the original project's ``out_final``, which has no
-            affine of its own and gets the identity; or two files, BrainBrowser's MINC as uint8 ``.raw.gz``
-            and ``.header.gz``, which comes back in RAS+ order.
+        path: a file of any format that `sprl_utils.formats.load_image` reads, or a folder of one DICOM
+            series; or two files, BrainBrowser's MINC, which comes back in RAS+ order.
         subject: id to name in errors.
 
     Raises:
@@ -82,83 +78,23 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
     paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
     where = f"subject {subject or paths[0].name}: {' and '.join(map(str, paths))}"
     for file in paths:
-        if not file.is_file():
-            raise FileNotFoundError(f"subject {subject or file.name}: {file}: expected a file, found none")
+        if not (file.is_file() or is_dicom(file)):
+            found = "a folder without DICOM" if file.is_dir() else lacks_content(file)
+            raise FileNotFoundError(f"subject {subject or file.name}: {file}: expected a file, found {found}")
     try:
         with LoggingOutputSuppressor():
-            image = _open(paths)
-            dtype = image.get_data_dtype()
-            data = _read(image)
+            data, image = load_image(paths)
     except Refused as error:
         raise ValueError(f"{where}: {error}") from None
     except Exception as error:  # a damaged file makes nibabel, zlib and scipy raise a dozen kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = lacks_content(paths[0]) or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{where}: expected a volume, found a file that cannot be read ({reason})"
         ) from error
-    if dtype.fields is not None or dtype.kind not in "fiub":
-        raise ValueError(f"{where}: expected one real number a voxel, found {dtype}")
+    data = _check(data, where)
     _check_affine(image.affine, where)
     _check_forms(image, where)
-    return Volume(_check(data, where), image.affine, image.header)
-
-
-class Refused(ValueError):
-    """Why a readable file is not taken; `read_volume` adds subject and file."""
-
-
-def _open(paths: list[Path]) -> nib.spatialimages.SpatialImage:
-    if len(paths) > 1:
-        return _open_minc_pair(paths)
-    if paths[0].suffix.lower() == ".mat":
-        return _open_mat(paths[0])
-    return nib.load(paths[0])
-
-
-def _read(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """All voxels; a zipped file to its very end, where the checksum is, which nibabel stops short of."""
-    path = image.get_filename() or ""
-    if not path.endswith((".gz", ".mgz")) or not isinstance(image, SerializableImage):
-        return np.asarray(image.dataobj)
-    with gzip.open(path) as stream:
-        data = np.asarray(type(image).from_stream(stream).dataobj)
-        stream.read(2**20)
-        return data
-
-
-def _open_mat(path: Path) -> nib.Nifti1Image:
-    try:
-        variables = io.loadmat(path)
-    except NotImplementedError as error:
-        raise Refused("expected a .mat of version 7 or older, found version 7.3") from error
-    if "out_final" not in variables:
-        names = [name for name in variables if not name.startswith("__")]
-        raise Refused(f"expected the variable out_final, found {', '.join(names) or 'no variable'}")
-    data = variables["out_final"]
-    if data.dtype.kind not in "fiubc":
-        raise Refused(f"expected out_final to be numbers, found {data.dtype}")
-    image = nib.Nifti1Image(data, np.eye(4), dtype=data.dtype)
-    image.header["sform_code"] = 0  # it says nothing about where it lies
-    return image
-
-
-def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
-    """MINC: a voxel lies at the sum over axes of (start + index * step) * direction cosines."""
-    headers = [path for path in paths if ".header" in path.name]
-    raws = [path for path in paths if ".raw" in path.name]
-    if len(paths) != 2 or len(headers) != 1 or len(raws) != 1:
-        raise Refused(f"expected one .raw.gz and one .header.gz, found {[path.name for path in paths]}")
-    header = json.loads(gzip.decompress(headers[0].read_bytes()))
-    raw = np.frombuffer(gzip.decompress(raws[0].read_bytes()), dtype=np.uint8)
-    axes = [header[name] for name in header["order"]]
-    shape = [axis["space_length"] for axis in axes]
-    if raw.size != np.prod(shape):
-        raise Refused(f"expected {np.prod(shape)} bytes for the matrix {shape}, found {raw.size}")
-    cosines = np.array([axis["direction_cosines"] for axis in axes]).T
-    affine = np.eye(4)
-    affine[:3, :3] = cosines * [axis["step"] for axis in axes]
-    affine[:3, 3] = cosines @ [axis["start"] for axis in axes]
-    return nib.as_closest_canonical(nib.Nifti1Image(raw.reshape(shape), affine))
+    return Volume(data, image.affine, image.header)
 
 
 def _check_affine(affine: np.ndarray, where: str) -> None:
@@ -224,7 +160,11 @@ def _check(data: np.ndarray, where: str) -> np.ndarray:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
-        raise ValueError(f"{where}: expected a 3D volume, found {data.ndim}D of shape {shape}")
+        several = "; write one of its volumes to its own file, for instance with fslroi or nibabel's slicer"
+        raise ValueError(
+            f"{where}: expected a 3D volume, found {data.ndim}D of shape {shape}"
+            f"{several if data.ndim > 3 else ''}"
+        )
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(data, dtype=np.float32)
     bad = data.size - int(np.isfinite(data).sum())
@@ -236,28 +176,20 @@ def _check(data: np.ndarray, where: str) -> np.ndarray:
 
 
 def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, description: str = "") -> None:
-    """Write ``data`` as float32 NIfTI on the grid of ``like``: header, affine, qform and sform codes kept.
+    """Write ``data`` as float32 NIfTI or MGH on the grid of ``like``: header, affine and both codes kept.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``, written beside and then renamed into place.
+        path: ends in one of `sprl_utils.formats.WRITTEN`; written beside and then renamed into place.
         data: ``(x, y, z)`` of the shape of ``like.data``.
         like: the volume whose grid it is.
-        description: for the header's field of 79 characters.
+        description: for NIfTI's field of 79 characters.
 
     Raises:
-        ValueError: another shape, or another kind of file.
+        ValueError: another shape, or what `sprl_utils.formats.save_image` refuses.
     """
-    path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"output {path}: expected a name ending in .nii or .nii.gz, found {path.name}")
     if data.shape != like.data.shape:
         raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")
-    image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), like.affine, like.header)
-    image.set_data_dtype(np.float32)
-    if description:
-        image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    with written_beside(path) as beside:
-        nib.save(image, beside)
+    save_image(path, data, like.affine, like.header, description)
 
 
 def check_pair(subject: str, hr: Volume, lr: Volume, name: str = "LR") -> None:

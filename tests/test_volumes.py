@@ -67,7 +67,7 @@ def test_bad_output(tmp_path):
     head = read_volume(save(tmp_path / "head.nii", RAMP))
     with pytest.raises(ValueError, match=r"sr.nii: expected shape \(2, 3, 4\), found \(2, 3, 3\)"):
         write_volume(tmp_path / "sr.nii", RAMP[..., 1:], like=head)
-    with pytest.raises(ValueError, match="expected a name ending in .nii or .nii.gz, found sr.png"):
+    with pytest.raises(ValueError, match="expected a name ending in .nii.gz, .*, found sr.png"):
         write_volume(tmp_path / "sr.png", RAMP, like=head)
 
 
@@ -127,10 +127,10 @@ def with_value(value):
         ),
         (np.stack([RAMP, RAMP], axis=-1), r"expected a 3D volume, found 4D of shape \(2, 3, 4, 2\)"),
         (RAMP[0], r"expected a 3D volume, found 2D of shape \(3, 4\)"),
-        (RAMP.astype(np.complex64), "expected one real number a voxel, found complex64"),
+        (RAMP.astype(np.complex64), "expected one real number per voxel, found complex64"),
         (
             np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]),
-            "expected one real number a voxel, found",
+            r"expected one real number per voxel, found colours \(R, G, B\)",
         ),
     ],
 )
