@@ -130,13 +130,13 @@ def _unfamiliar(plan: Plan) -> tuple[str, ...]:
     if len(plan.axes) != 2:
         found.append(
             f"the weights learned from scans that are coarse on two axes, and this one is coarse on "
-            f"{len(plan.axes)}; the network runs once per pair of axes, and the results are averaged"
+            f"{len(plan.axes)}; the network runs once per pair of axes, and the results are averaged."
         )
     thick = [a for a in plan.axes if plan.grid[a] < plan.shape[a]]
     if thick:
         found.append(
             f"the weights learned from k-space that was cut and not from thick voxels, as on axis "
-            f"{', '.join(map(str, thick))}"
+            f"{', '.join(map(str, thick))}."
         )
     return tuple(found)
 

@@ -1,0 +1,90 @@
+"""Thick slices and large voxels, which the weights never learned from: is the network above a cubic spline?
+
+``python -m sprl_utils.thick`` averages the voxels of the demo's test heads, lets `sprl_utils.apply` bring them
+back with weights that have not seen the person, and writes ``results/thick/``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from sprl_utils import metrics
+from sprl_utils.apply import make_plan, on_grid, sharpen
+from sprl_utils.fetch import fetch_all
+from sprl_utils.files import write_beside
+from sprl_utils.kspace import resample
+from sprl_utils.manifest import read_manifest
+from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
+from sprl_utils.prepare import CLIP
+from sprl_utils.provenance import environment, repo_root, tune_process, write_json
+from sprl_utils.volumes import Volume, head_masks, intensity_scale, read_volume
+from sprl_utils.weights import find_weights
+
+#: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices of 4 mm with cut rows.
+CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
+#: Test head -> ending of the weights that have not seen the person.
+HEADS = {"colin27": "without_colin27", "bb1": "without_bb"}
+
+
+def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Means over blocks of ``factors`` voxels, as a thick slice measures; the volume is a multiple of them."""
+    for axis, f in enumerate(factors):
+        volume = volume.reshape(*volume.shape[:axis], -1, f, *volume.shape[axis + 1 :]).mean(axis + 1)
+    return volume
+
+
+def compare(head: Volume, factors: Sequence[int], weights: str) -> list[dict]:
+    """One row per method and region: a head averaged, and brought back to its own grid."""
+    shape = [n - n % f for n, f in zip(head.data.shape, factors, strict=True)]
+    hr = head.data[tuple(slice(0, n) for n in shape)]
+    hr = np.clip(hr / np.float32(intensity_scale(hr)), 0, CLIP)
+    low = averaged(hr, factors)
+    scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
+    plan = make_plan(scan, upsample=factors)
+    generator = channels_last(load_generator(find_weights(f"{plan.weights}_{weights}")))
+    dtype = torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
+    zero_filled = np.clip(resample(low, hr.shape), low.min(), low.max())
+    images = {
+        "cubic": ndimage.zoom(low, factors, order=3, mode="nearest", grid_mode=True),
+        "zero-filled": zero_filled,
+        plan.weights: sharpen(scan, plan, generator, dtype=dtype)[0].data,
+    }
+    masks = {"whole": None, "brain": head_masks(hr, head.voxel_size)[1]}
+    facts = {"averaged": " ".join(map(str, factors))}
+    return [
+        facts | {"method": name} | row
+        for name, image in images.items()
+        for row in metrics.evaluate(image, hr, masks)
+    ]
+
+
+def main() -> None:
+    """Compare all cases on all heads, and keep what is done after each."""
+    tune_process()
+    root = repo_root()
+    out = root / "results" / "thick"
+    subjects = [s for s in read_manifest(root / "data_manifest" / "demo.csv") if s.id in HEADS]
+    files = fetch_all(subjects, root / "runs" / "cache")
+    rows: list[dict] = []
+    for subject in subjects:
+        if subject.id not in files:
+            continue
+        paths = files[subject.id]
+        head = read_volume(paths if len(paths) > 1 else paths[0], subject.id)
+        for factors in CASES:
+            rows += [{"subject": subject.id} | r for r in compare(head, factors, HEADS[subject.id])]
+            write_beside(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
+            print(pd.DataFrame(rows[-6:]).round(4).to_string(index=False), flush=True)
+    inputs = [Path(p) for paths in files.values() for p in paths]
+    write_json(out / "environment.json", environment({"seed": 0}, inputs, [out / "thick.csv"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
