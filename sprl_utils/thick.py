@@ -1,7 +1,7 @@
 """Thick slices and large voxels, which the weights never learned from: is the network above a cubic spline?
 
-``python -m sprl_utils.thick`` averages the voxels of the demo's test heads, lets `sprl_utils.apply` bring them
-back with weights that have not seen the person, and writes ``results/thick/``.
+``python -m sprl_utils.thick`` averages the voxels of the demo's test heads, lets `sprl_utils.apply` bring
+them back with weights that have not seen the person, and writes ``results/thick/``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from sprl_utils.provenance import environment, repo_root, tune_process, write_js
 from sprl_utils.volumes import Volume, head_masks, intensity_scale, read_volume
 from sprl_utils.weights import find_weights
 
-#: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices of 4 mm with cut rows.
+#: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices and rows.
 CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
 #: Test head -> ending of the weights that have not seen the person.
 HEADS = {"colin27": "without_colin27", "bb1": "without_bb"}
 
 
 def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Means over blocks of ``factors`` voxels, as a thick slice measures; the volume is a multiple of them."""
+    """Means over blocks of ``factors`` voxels, as a thick slice measures, of a multiple of them."""
     for axis, f in enumerate(factors):
         volume = volume.reshape(*volume.shape[:axis], -1, f, *volume.shape[axis + 1 :]).mean(axis + 1)
     return volume
