@@ -53,7 +53,7 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import figures, stages, training
+from sprl_utils import figures, stages, training, viewer
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -124,12 +124,16 @@ plan = training.GanSettings(
     validate_every=gan_validate_every)
 panels = {"Wasserstein estimate": {"wasserstein": "D steps"}, "gradient penalty": {"penalty": "D steps"},
           "L1 of G": {"l1": "training, G steps"}, "mean change of G's weights": {"weight_change": "G"}}
-curve = figures.LiveCurve(panels)
+live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 if devices > 1:
-    history = stages.in_processes("gan", globals(), devices, curve)
+    history = stages.in_processes("gan", globals(), devices, live)
 else:
     history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
-                                 curve)
+                                 live)
+
+# %%
+figure = figures.curves(history, panels)
+figures.save(figure, results / "figures" / "gan_curves.png")
 
 # %% [markdown]
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
@@ -161,9 +165,6 @@ pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN tr
 # Whether there is texture to gain in minutes of training is the question of `04_evaluate`.
 
 # %%
-figure = figures.curves(history, panels)
-figures.save(figure, results / "figures" / "gan_curves.png")
-figures.plt.close(figure)
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,

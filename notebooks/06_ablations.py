@@ -96,6 +96,7 @@ for seed in ablation_seeds:
         plans = replace(pretraining, seed=seed), replace(gan, seed=seed)
         scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, patch_size, memory_gib)
         rows.append(scores.assign(variant=name))
+        print(f"seed {seed}: {name}")
 scores = pd.concat(rows, ignore_index=True)
 
 # %% [markdown]
