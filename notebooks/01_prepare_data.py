@@ -62,7 +62,7 @@ figures.banner(profile)
 # ## The heads
 #
 # Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No
-# group may stand on two sides: two scans of one person, or two averages of the same people, are not
+# group may be on two sides: two scans of one person, or two averages of the same people, are not
 # independent.
 
 # %%
@@ -112,7 +112,7 @@ pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 shown = prepare.load_prepared(runs / "prepared", "train")[0]
 hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
 clipped = hr >= np.float32(prepare.CLIP)
-print(f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.2%}) are clipped at "
+print(f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.3%}) are clipped at "
       f"{prepare.CLIP} of the scale, {(clipped & shown.brain).sum():,} of them in the brain")
 
 # %% [markdown]
@@ -136,8 +136,8 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 # %% [markdown]
 # **What is to be seen** (training head). Edges across the two cut axes are smeared and ring (Gibbs). The
 # file's first axis, left to right in these heads, was not cut: the sagittal plane blurs in both directions,
-# the other two planes in one. The difference holds edges and little else: that is what a network has to put
-# back.
+# the other two planes in one. The difference holds edges and little else: that is what a network has to
+# restore.
 
 # %%
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
@@ -206,4 +206,5 @@ write_json(results / "01_environment.json", environment(used, inputs=inputs))
 # ## Recap
 #
 # Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity
-# scale that is kept beside it, so that results return to the input's units. Next: `02_pretrain_generator`.
+# scale that is written down with it, so that results return to the input's units. Next:
+# `02_pretrain_generator`.

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels
-batch_size = 2  # cubes a step (2 in the paper)
+batch_size = 2  # cubes per step (2 in the paper)
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
 usage = 1.0  # grid only: share of the cubes used in an epoch
@@ -113,7 +113,7 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 #
 # $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|$$
 #
-# *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes a step; the demo has minutes. *Ours*
+# *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes per step; the demo has minutes. *Ours*
 # has lower rates for the layers that read hundreds of maps, a cosine schedule, and averaged weights.
 # `CONTRIBUTING.md` says how these settings were chosen.
 #

@@ -14,15 +14,15 @@
 # %% [markdown]
 # # Evaluate: is the sharper image also the truer one?
 #
-# Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN, and either with
-# the measured part of k-space put back.
+# Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN, and either of
+# them with the measured part of k-space restored.
 #
-# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; measures that tell sharp from right;
+# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE per head; measures that tell sharp from right;
 # pictures that show where the errors are.
 # **Inputs.** `runs/<profile>/` of the notebooks before.
 # **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`,
 # `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
-# **Time.** A minute on the smoke profile; one to four minutes a head with two cores.
+# **Time.** A minute on the smoke profile; one to four minutes per head with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -74,7 +74,7 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
 # has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known as
-# data consistency in MR reconstruction, and stands in a row of its own: `+ measured k-space`.
+# data consistency in MR reconstruction, and has rows of its own: `+ measured k-space`.
 
 # %%
 tables, pictures = [], {}
@@ -109,8 +109,8 @@ evaluation.results_table(scores, "brain").round(4)
 # **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
 # the mean of 27 scans: sharp, with little noise. `bb1` and `bb2`, if they are here, are two noisy single
 # scans of one other person; noise cannot be predicted, so no method can score as high there. What the
-# networks were trained on stands in `02_pretrain_generator`: in the demo, group averages and synthetic heads
-# made from them.
+# networks were trained on is listed in `02_pretrain_generator`: in the demo, group averages and synthetic
+# heads made from them.
 #
 # Mean and SD over the test heads, with parameters and seconds per volume on this machine. Seconds are missing
 # (NaN) where `source_run` is another run, which may have had another machine:
@@ -193,7 +193,8 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # map grows paler. Where no difference between the maps can be found, the network changed little. The last row
 # has a contrast of its own, stretched to what HR shows there.
 #
-# In JupyterLab the next cell has three sliders to walk through the head; elsewhere it shows the middle.
+# In JupyterLab and VS Code the next cell has three sliders to walk through the head; elsewhere it shows the
+# middle.
 
 # %%
 images = {name: np.asarray(image) for name, image in (pictures[head.meta["id"]] | {"HR": head.hr}).items()}

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -380,6 +381,7 @@ def curves(
             if zero_filled and column in zero_filled:
                 ax.axhline(zero_filled[column], color="black", ls="--", lw=0.8, label="zero-filled")
         ax.set(xlabel="step", ylabel=label)
+        ax.locator_params(axis="x", integer=True)
         if ax.lines:  # before the first validation there is nothing to name
             ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
@@ -425,6 +427,10 @@ def speed(ratios: pd.DataFrame) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="voxels of the volume", ylabel="seconds")
     right.grid(alpha=0.3, which="both")
     right.legend(fontsize=8)
+    for axis in (left.xaxis, right.yaxis):  # matplotlib's own labels overlap on short axes
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(ticker.NullFormatter())
     return figure
 
 
