@@ -62,7 +62,7 @@ figures.banner(profile)
 # ## The heads
 #
 # Each row of the manifest is one head: where it comes from, its sha256, its leakage group and its split. No
-# group may stand on two sides: two scans of one person, or two averages of the same people, are not
+# group may be on two sides: two scans of one person, or two averages of the same people, are not
 # independent.
 
 # %%
@@ -103,12 +103,23 @@ facts = ["id", "split", "shape", "scale", "keep"]
 pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 
 # %% [markdown]
-# One head of the training split, before and after. First in k-space:
+# Intensities are divided by `scale`, the 99.5th percentile of the voxels above 0 unless `fixed_scale` is
+# given, and then **clipped** to 0 ... `prepare.CLIP`: vessels and scalp fat reach several times the brightest
+# tissue and would rule the loss. What is brighter is lost from HR, and so from LR, from what the networks
+# learn and from every score. In one head of the training split:
 
 # %%
 shown = prepare.load_prepared(runs / "prepared", "train")[0]
 hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
-figure = figures.kspace_before_after(hr, lr)
+clipped = hr >= np.float32(prepare.CLIP)
+print(f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.3%}) are clipped at "
+      f"{prepare.CLIP} of the scale, {(clipped & shown.brain).sum():,} of them in the brain")
+
+# %% [markdown]
+# The same head before and after the cut. First in k-space:
+
+# %%
+figure = figures.kspace_before_after(shown)
 figures.save(figure, results / "figures" / "kspace.png")
 
 # %% [markdown]
@@ -116,7 +127,7 @@ figures.save(figure, results / "figures" / "kspace.png")
 # LR only the central rectangle is left. The faint haze outside it in LR, and the square of twice its width,
 # are the magnitude's doing: $|\cdot|$ is not linear, and $|x|^2$ holds frequencies twice as high as $x$.
 #
-# Then as images, in three planes, cut to the brain:
+# Then as images, in three planes, cut to the brain (left is on the left):
 
 # %%
 figure = figures.three_planes({"HR": hr, "LR": lr, "LR - HR + 0.5": lr - hr + 0.5}, shown)
@@ -125,8 +136,8 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 # %% [markdown]
 # **What is to be seen** (training head). Edges across the two cut axes are smeared and ring (Gibbs). The
 # file's first axis, left to right in these heads, was not cut: the sagittal plane blurs in both directions,
-# the other two planes in one. The difference holds edges and little else: that is what a network has to put
-# back.
+# the other two planes in one. The difference holds edges and little else: that is what a network has to
+# restore.
 
 # %%
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
@@ -155,12 +166,17 @@ if synthetic_heads:
 # Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches
 # nothing. The original project cut the volume into a fixed grid of cubes instead. Both are drawn in orange
 # below, where the slice passes through them.
+#
+# The centres are foreground voxels **whose indices are multiples of 4**. With a `patch_size` that is a
+# multiple of 8, so are the indices of each cube's first voxel, unless the cube was moved back into the volume
+# at a far end: one in 64 of all cubes can be drawn.
 
 # %%
 patches = RandomPatches([shown], patch_size, seed)
 rng = np.random.default_rng(seed)
 corners = shown.centres[rng.choice(len(shown.centres), 60)] - patch_size // 2
 corners = np.clip(corners, 0, np.array(hr.shape) - patch_size)
+print(f"{(corners % 4 == 0).all(axis=1).mean():.0%} of these cubes begin at multiples of 4 on all axes")
 figure = figures.patch_grid(shown, corners, patch_size)
 
 # %%
@@ -190,4 +206,5 @@ write_json(results / "01_environment.json", environment(used, inputs=inputs))
 # ## Recap
 #
 # Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity
-# scale that is kept beside it, so that results return to the input's units. Next: `02_pretrain_generator`.
+# scale that is written down with it, so that results return to the input's units. Next:
+# `02_pretrain_generator`.

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels
-batch_size = 2  # cubes a step (2 in the paper)
+batch_size = 2  # cubes per step (2 in the paper)
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
 usage = 1.0  # grid only: share of the cubes used in an epoch
@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sprl_utils import figures, stages, training
+from sprl_utils import figures, stages, training, viewer
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -113,12 +113,13 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 #
 # $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|$$
 #
-# *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes a step; the demo has minutes. *Ours*
+# *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes per step; the demo has minutes. *Ours*
 # has lower rates for the layers that read hundreds of maps, a cosine schedule, and averaged weights.
 # `CONTRIBUTING.md` says how these settings were chosen.
 #
 # Stop the cell or kill the kernel whenever you like: started again it goes on from the last checkpoint,
-# and on a CPU in fp32 ends with the very same bits.
+# and on a CPU in fp32 ends with the very same bits. In JupyterLab and VS Code a progress bar and the curve
+# grow as it trains.
 
 # %%
 fabric = training.make_fabric(device, precision)
@@ -126,22 +127,28 @@ plan = training.PretrainSettings(
     steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
     rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
     rate_warmup=rate_warmup, average=average, model=model, init=init, seed=seed, every=pretrain_every)
-curve = figures.LiveCurve({"L1": {"train_l1": "training", "l1": "validation"},
-                           "PSNR (dB)": {"psnr": "validation"}, "SSIM": {"ssim": "validation"}})
+panels = {"L1": {"train_l1": "training", "l1": "validation"},
+          "PSNR (dB)": {"psnr": "validation"}, "SSIM": {"ssim": "validation"}}
+live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 if devices > 1:
-    history = stages.in_processes("pretrain", globals(), devices, curve)
+    history = stages.in_processes("pretrain", globals(), devices, live)
 else:
-    history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, curve,
+    history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, live,
                                 root / start_weights if start_weights else None)
-
-# %% [markdown]
-# **What is to be seen.** `train_l1` is the mean over the training patches since the last point; `l1`, `psnr`
-# and `ssim` are measured on the fixed validation patches with the averaged weights. Training loss is noisy
-# because every step sees other patches. The table compares with zero-filled LR on the same patches: in the
-# demo's 160 steps the network may well end below it there. Fine-tuning begins with a row at step 0.
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)
+figure = figures.curves(history, panels, lr_scores)
+figures.save(figure, results / "figures" / "pretrain_curves.png")
+
+# %% [markdown]
+# **What is to be seen.** `training` is the mean L1 over the training patches since the last point;
+# `validation` is measured on the fixed validation patches with the averaged weights, and the dashed line is
+# zero-filled LR on the same patches. Training loss is noisy because every step sees other patches. In the
+# demo's 160 steps the network may well end on the wrong side of the line. Fine-tuning begins at step 0. The
+# first and the last point as numbers:
+
+# %%
 pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
               *({"image": f"SR, step {history['step'].iloc[i]:.0f}", **history.iloc[i][list(lr_scores)]}
                 for i in (0, -1))]).round(4)
@@ -154,7 +161,9 @@ pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
 # %%
 saved = sorted((runs / "pretrain" / "examples").glob("*.npy"))
 chosen = [saved[i] for i in np.unique(np.linspace(0, len(saved) - 1, 5).round().astype(int))]
-figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen})
+number = np.argmax([validation.patch(i)[1].std() for i in range(validation_patches)])
+figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen},
+                          validation.subject(number).meta["affine"])
 figures.save(figure, results / "figures" / "pretrain_examples.png")
 
 # %% [markdown]
@@ -163,9 +172,6 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 # training, look twice: what SR has and HR has not is invented.
 
 # %%
-figure = figures.curves(history, curve.panels, lr_scores)
-figures.save(figure, results / "figures" / "pretrain_curves.png")
-figures.plt.close(figure)
 history.to_csv(results / "pretrain_history.csv", index=False)
 outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patch_size": patch_size,

@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels; a multiple of 16
-batch_size = 2  # cubes a step (2 in the paper)
+batch_size = 2  # cubes per step (2 in the paper)
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
 usage = 1.0  # grid only: share of the cubes used in an epoch
@@ -34,8 +34,8 @@ gan_steps = 24  # updates of either network
 gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 gan_warmup = 8  # first steps, of D alone (10,000 in the paper)
 d_per_g = 3  # D steps for each G step (7 in the paper)
-extra_every = 500  # after this many steps of the cycle come ...
-extra = 200  # ... this many more of D
+extra_every = 500  # steps of the cycle after which D gets extra ones
+extra = 200  # number of those extra D steps
 adversarial_weight = 0.001  # of -D(SR) beside L1 (paper)
 penalty_weight = 10.0  # of the gradient penalty (WGAN-GP's own)
 discriminator_width = 8  # maps of D's first conv (64 in the paper)
@@ -53,7 +53,7 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import figures, stages, training
+from sprl_utils import figures, stages, training, viewer
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -124,12 +124,16 @@ plan = training.GanSettings(
     validate_every=gan_validate_every)
 panels = {"Wasserstein estimate": {"wasserstein": "D steps"}, "gradient penalty": {"penalty": "D steps"},
           "L1 of G": {"l1": "training, G steps"}, "mean change of G's weights": {"weight_change": "G"}}
-curve = figures.LiveCurve(panels)
+live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 if devices > 1:
-    history = stages.in_processes("gan", globals(), devices, curve)
+    history = stages.in_processes("gan", globals(), devices, live)
 else:
     history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
-                                 curve)
+                                 live)
+
+# %%
+figure = figures.curves(history, panels)
+figures.save(figure, results / "figures" / "gan_curves.png")
 
 # %% [markdown]
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
@@ -142,7 +146,7 @@ change, trained = history["weight_change"], history["g_steps"] > 0
 before, after = change[~trained], change[trained]
 assert (before == 0).all() and (after > 0).all() and len(after)
 moves = history["g_steps"].iloc[-1]
-print(f"G moved in {moves} of {gan_steps} steps, by {after.iloc[-1]:.2e} a weight on average")
+print(f"G moved in {moves} of {gan_steps} steps, by {after.iloc[-1]:.2e} per weight on average")
 
 # %% [markdown]
 # The original project's counter never let G train in this phase; the line above is the check that ours does.
@@ -161,9 +165,6 @@ pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN tr
 # Whether there is texture to gain in minutes of training is the question of `04_evaluate`.
 
 # %%
-figure = figures.curves(history, panels)
-figures.save(figure, results / "figures" / "gan_curves.png")
-figures.plt.close(figure)
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
 used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,

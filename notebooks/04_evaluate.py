@@ -14,15 +14,15 @@
 # %% [markdown]
 # # Evaluate: is the sharper image also the truer one?
 #
-# Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN, and either with
-# the measured part of k-space put back.
+# Every method on the test heads: three interpolations, zero-filled LR, mDCSRN and mDCSRN-GAN, and either of
+# them with the measured part of k-space restored.
 #
-# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE a head; measures that tell sharp from right;
+# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE per head; measures that tell sharp from right;
 # pictures that show where the errors are.
 # **Inputs.** `runs/<profile>/` of the notebooks before.
 # **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`,
 # `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
-# **Time.** A minute on the smoke profile; one to four minutes a head with two cores.
+# **Time.** A minute on the smoke profile; one to four minutes per head with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -38,7 +38,7 @@ precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 import numpy as np
 import pandas as pd
 
-from sprl_utils import evaluation, figures, metrics, rescan, viewer
+from sprl_utils import evaluation, figures, rescan, viewer
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -74,13 +74,13 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
 # has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known as
-# data consistency in MR reconstruction, and stands in a row of its own: `+ measured k-space`.
+# data consistency in MR reconstruction, and has rows of its own: `+ measured k-space`.
 
 # %%
 tables, pictures = [], {}
 for head in heads:
     images, seconds = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric))
-    tables.append(evaluation.score(head, images, seconds, generators))
+    tables.append(evaluation.score(head, images, seconds, generators, profile))
     pictures[head.meta["id"]] = {name: images[name] for name in ("zero-filled", *generators)}
     for name in generators:
         evaluation.save_volume(head, images[name], runs / "sr" / f"{head.meta['id']}_{name}.nii.gz")
@@ -93,9 +93,9 @@ scores = pd.concat(tables, ignore_index=True)
 # $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. First over the whole volume, then
 # in the brain alone.
 #
-# `make study` trains for longer, without the person that it is then tested on. Where this run has the same HR
-# and LR, those scores stand here as `mDCSRN, long training`: read from `results/study_*/metrics.csv`, not
-# computed.
+# `make study` trains for longer, without the person that it is then tested on. Where HR and LR are the same
+# as here, its scores are added as `mDCSRN, long training`: they are read from `results/study_*/metrics.csv`,
+# not computed. In `metrics.csv` and `summary.csv` the column `source_run` names the run of each row.
 
 # %%
 scores = pd.concat([scores, held_out_rows(scores, root / "results", profile)], ignore_index=True)
@@ -109,15 +109,14 @@ evaluation.results_table(scores, "brain").round(4)
 # **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
 # the mean of 27 scans: sharp, with little noise. `bb1` and `bb2`, if they are here, are two noisy single
 # scans of one other person; noise cannot be predicted, so no method can score as high there. What the
-# networks were trained on stands in `02_pretrain_generator`: in the demo, group averages and synthetic heads
-# made from them.
+# networks were trained on is listed in `02_pretrain_generator`: in the demo, group averages and synthetic
+# heads made from them.
 #
-# Mean and SD over the test heads, with parameters and seconds a volume on this machine:
+# Mean and SD over the test heads, with parameters and seconds per volume on this machine. Seconds are missing
+# (NaN) where `source_run` is another run, which may have had another machine:
 
 # %%
-summary = metrics.summarise(scores, ["region", "method"])
-cost = scores.groupby("method", sort=False)[["parameters", "multiply_adds", "seconds"]].mean().reset_index()
-summary = summary.merge(cost, on="method")
+summary = evaluation.summary(scores)
 summary.round(4)
 
 # %% [markdown]
@@ -167,9 +166,7 @@ rescans.round(4)
 
 # %% [markdown]
 # The same question by spatial frequency, on the first test head: correlation of the image's spectrum with
-# HR's. To be seen: all agree up to the upright line, where k-space was cut on two axes; beyond it
-# zero-filling keeps only what lies along the third axis. A network restores detail where it lies above that,
-# and spoils some where it lies below.
+# HR's.
 
 # %%
 head = heads[0]
@@ -177,13 +174,17 @@ figure = figures.shell_correlation(pictures[head.meta["id"]], head)
 figures.save(figure, results / "figures" / "shell_correlation.png")
 
 # %% [markdown]
+# **What is to be seen** (test head). All images agree up to the upright line, where k-space was cut on two
+# axes; beyond it zero-filling keeps only what lies along the third axis. A network restores detail where its
+# curve lies above that, and spoils some where it lies below.
+#
 # ## Pictures
 #
-# The first test head, cut to the brain; red is too bright, blue too dark.
+# The first test head, cut to the brain; left is on the left, red is too bright, blue too dark. Titles repeat
+# PSNR from the tables above.
 
 # %%
-head = heads[0]
-figure = figures.comparison(pictures[head.meta["id"]], head)
+figure = figures.comparison(pictures[head.meta["id"]], head, scores)
 figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 
 # %% [markdown]
@@ -192,7 +193,8 @@ figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 # map grows paler. Where no difference between the maps can be found, the network changed little. The last row
 # has a contrast of its own, stretched to what HR shows there.
 #
-# In JupyterLab the next cell has three sliders to walk through the head; elsewhere it shows the middle.
+# In JupyterLab and VS Code the next cell has three sliders to walk through the head; elsewhere it shows the
+# middle.
 
 # %%
 images = {name: np.asarray(image) for name, image in (pictures[head.meta["id"]] | {"HR": head.hr}).items()}
@@ -204,7 +206,7 @@ viewer.browse(images | {"mDCSRN - HR + 0.5": images["mDCSRN"] - images["HR"] + 0
 # %%
 for other in heads[1:]:
     name = other.meta["id"]
-    figure = figures.comparison(pictures[name], other)
+    figure = figures.comparison(pictures[name], other, scores)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
     figures.plt.close(figure)
 figures.save(figures.strip(images, head), results / "figures" / "strip.png")

@@ -219,16 +219,22 @@ operations.round(3)
 # ## All ratios
 #
 # Medians of the runs; of the largest volume the original ran a share of its cubes (`original_cubes`), and
-# its time is that over the share. To be seen: which parts of the work gained, and how time grows with the
-# volume, on both axes logarithmic.
+# its time is that over the share.
 
 # %%
 table = bench.ratios(measured)
 figure = figures.speed(table)
+figures.save(figure, results / "figures" / "speed.png")
+
+# %% [markdown]
+# **What is to be seen.** On the left, how many times faster each part of the work is at its largest size; a
+# bar to the left of 1 is a part that became slower. On the right, how time grows with the volume. The axes
+# are logarithmic.
+
+# %%
 table.round(3)
 
 # %%
-figures.save(figure, results / "figures" / "speed.png")
 tables = {"ratios": table, "agreement": agreement, "measurements": bench.long_table(measured),
           "ceilings": ceilings, "operations": operations.reset_index(), "networks": compared}
 for name, frame in tables.items():

@@ -21,12 +21,13 @@
 # **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
 # **Outputs.** `results/<profile>/`: `ablations.csv`, `ablation_effects.csv`, `ablation_environment.json`,
 # `figures/ablations.png`.
-# **Time.** A quarter of a minute on the smoke profile; on `ablations` 10 to 30 minutes a seed with two cores.
+# **Time.** A quarter of a minute on the smoke profile; on `ablations` 10 to 30 minutes per seed with two
+# cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 ablations = ["reference", "LR of another gain", "GAN", "GAN, G never trained"]  # empty: all but networks
-ablation_seeds = [0]  # each variant once with each
+ablation_seeds = [0]  # each variant is trained once with each
 ablation_steps = 4  # updates of the generator in pretraining
 ablation_gan_steps = 4  # updates of either network in the GAN stage
 ablation_warmup = 1  # first steps of that, of D alone
@@ -35,7 +36,7 @@ gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 discriminator_width = 8  # maps of D's first conv (64 in the paper)
 memory_gib = 4.0  # for the network's maps in whole volumes
 patch_size = 16  # edge of the training cubes, in voxels
-batch_size = 2  # cubes a step (2 in the paper)
+batch_size = 2  # cubes per step (2 in the paper)
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 
@@ -77,7 +78,7 @@ pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what d
 #
 # ## Runs
 #
-# A variant is pretrained once a seed. GAN variants, and that of the stitching, start from the reference's
+# A variant is pretrained once per seed. GAN variants, and that of the stitching, start from the reference's
 # generator. Killed, this cell goes on where it was.
 
 # %%
@@ -96,6 +97,7 @@ for seed in ablation_seeds:
         plans = replace(pretraining, seed=seed), replace(gan, seed=seed)
         scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, patch_size, memory_gib)
         rows.append(scores.assign(variant=name))
+        print(f"seed {seed}: {name}")
 scores = pd.concat(rows, ignore_index=True)
 
 # %% [markdown]

@@ -75,8 +75,13 @@ def score(
     images: dict[str, np.ndarray],
     seconds: dict[str, float],
     generators: dict[str, nn.Module],
+    source_run: str = "",
 ) -> pd.DataFrame:
-    """One row for each method and region (whole volume, brain): metrics, parameters, seconds a volume."""
+    """One row per method and region (whole volume, brain): metrics, parameters, seconds per volume.
+
+    Args:
+        source_run: profile of the run whose weights and whose machine these are.
+    """
     masks = {"whole": None, "brain": np.asarray(subject.brain)}
     hr = np.asarray(subject.hr)
     rows = []
@@ -85,7 +90,7 @@ def score(
         parameters = count_parameters(generator) if generator is not None else 0
         cost = multiply_adds(generator, 1) * hr.size if generator is not None else 0
         facts = {"subject": subject.meta["id"], "group": subject.meta["group"]}
-        facts |= {"kind": subject.meta["kind"], "method": name}
+        facts |= {"kind": subject.meta["kind"], "method": name, "source_run": source_run}
         rows += [
             facts
             | row
@@ -122,6 +127,22 @@ def score_detail(
             row["told_from_hr"] = detail.two_sample_test(image, hr, brain, patches=patches, seed=seed)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per region and method: mean and SD over heads, cost, and the runs that the rows come from.
+
+    Args:
+        scores: rows of `score`, and those of `sprl_utils.weights.held_out_rows` below them.
+
+    Returns:
+        Columns of `sprl_utils.metrics.summarise`, ``source_run``, and means of ``parameters``,
+        ``multiply_adds`` and ``seconds`` per volume; the latter is NaN where another run did the work.
+    """
+    by_method = scores.groupby("method", sort=False)
+    runs = by_method["source_run"].agg(lambda names: ", ".join(names.unique()))
+    cost = by_method[["parameters", "multiply_adds", "seconds"]].mean()
+    return metrics.summarise(scores, ["region", "method"]).merge(runs.to_frame().join(cost).reset_index())
 
 
 def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:

@@ -86,10 +86,18 @@ class RandomPatches:
     def __post_init__(self) -> None:
         _check_fit(self.subjects, self.patch_size)
 
+    def _draw(self, index: int) -> tuple[np.random.Generator, Prepared]:
+        """Random numbers of patch number ``index``, of which the first has chosen its subject."""
+        rng = np.random.default_rng([self.seed, index])
+        return rng, self.subjects[rng.integers(len(self.subjects))]
+
+    def subject(self, index: int) -> Prepared:
+        """The subject that patch number ``index`` is cut from."""
+        return self._draw(index)[1]
+
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR of patch number ``index``."""
-        rng = np.random.default_rng([self.seed, index])
-        subject = self.subjects[rng.integers(len(self.subjects))]
+        rng, subject = self._draw(index)
         centres = subject.centres
         centre = centres[rng.integers(len(centres))]
         low = np.clip(centre - self.patch_size // 2, 0, np.array(subject.shape) - self.patch_size)

@@ -389,7 +389,8 @@ class Run:
             total=total,
             initial=self.first,
             mininterval=2,
-            disable=not self.fabric.is_global_zero or self.first >= total,
+            # None: a bar in a terminal alone; executed notebooks and logs would keep each of its lines
+            disable=not self.fabric.is_global_zero or self.first >= total or (False if self.report else None),
             dynamic_ncols=False,
             ncols=90,
         )

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sprl_utils.evaluation import CONSISTENT
@@ -109,7 +110,8 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
 
     Returns:
         Rows as in ``scores``, of `LONG` in place of mDCSRN, for those heads and regions on which
-        zero-filling scores the same in both: there HR and LR are the same. Empty where there are none.
+        zero-filling scores the same in both: there HR and LR are the same. ``source_run`` names the study,
+        and ``seconds`` is NaN, because another machine took them. Empty where there are none.
     """
     keys = ["subject", "region"]
     lr = scores[scores["method"] == "zero-filled"].set_index(keys)["psnr"]
@@ -123,7 +125,8 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
         rows = theirs[theirs["method"].isin(METHODS)].set_index(keys, drop=False)
         same = apart.index[apart.abs() < SAME_LR]
         names = rows["method"].str.replace(METHODS[0], LONG, regex=False)
-        found.append(rows.assign(method=names)[rows.index.isin(same)])
+        rows = rows.assign(method=names, source_run=study, seconds=np.nan)
+        found.append(rows[rows.index.isin(same)])
     return pd.concat(found, ignore_index=True)
 
 

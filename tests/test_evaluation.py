@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from sprl_utils import evaluation
+from sprl_utils import evaluation, weights
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.networks import Generator
@@ -47,6 +47,31 @@ def test_an_identity_network_scores_what_zero_filling_scores(head):
     assert set(table.index.get_level_values("method")) == {"nearest", "linear", "cubic", *images}
     consistent = "identity" + evaluation.CONSISTENT
     assert table.loc[("whole", consistent), "parameters"] == 411_648
+
+
+def test_rows_of_other_runs_say_so_and_bring_no_seconds(head, tmp_path):
+    """A study that scored the same head with the same LR, on a machine that took an hour."""
+    images = {"zero-filled": np.asarray(head.lr), "mDCSRN": np.asarray(head.hr)}
+    here = evaluation.score(head, images, {"zero-filled": 0.0, "mDCSRN": 7.0}, {}, "mine")
+    study = tmp_path / "study_bb"
+    study.mkdir()
+    old = here.drop(columns="source_run").assign(seconds=3600.0)  # tables were written without it once
+    old.to_csv(study / "metrics.csv", index=False)
+    both = pd.concat([here, weights.held_out_rows(here, tmp_path, "mine")], ignore_index=True)
+    assert list(both.columns) == list(here.columns)
+    table = evaluation.summary(both).set_index(["region", "method"])
+    for region in ("whole", "brain"):
+        ours, theirs = table.loc[(region, "mDCSRN")], table.loc[(region, weights.LONG)]
+        assert (ours["source_run"], ours["seconds"]) == ("mine", 7.0)
+        assert theirs["source_run"] == "study_bb" and np.isnan(theirs["seconds"])
+        assert theirs["nrmse_mean"] == ours["nrmse_mean"] == 0
+
+
+def test_a_mean_over_heads_of_two_runs_names_both():
+    rows = scores([("a", "a1", "net", 31.0), ("b", "b1", "net", 30.0)])
+    cost = {"parameters": 5, "multiply_adds": 6, "seconds": [1.0, 2.0]}
+    (row,) = evaluation.summary(rows.assign(source_run=["one", "two"], **cost)).to_dict("records")
+    assert (row["source_run"], row["psnr_mean"], row["seconds"]) == ("one, two", 30.5, 1.5)
 
 
 def test_volumes_return_to_the_inputs_units_and_place(head, tmp_path):

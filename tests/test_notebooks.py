@@ -1,5 +1,6 @@
 """What every notebook keeps to, and every profile against every notebook."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -60,6 +61,37 @@ def test_committed_notebook_holds_nothing_that_changes_with_each_run(source):
     assert not [cell for cell in notebook.cells if set(cell.metadata) - {"tags"}]
     paths = r'"/[^"]*/sprl_utils/'  # of the machine that ran it, in warnings
     assert not re.search(paths, source.with_suffix(".ipynb").read_text())
+
+
+def executed(root: Path) -> list[Path]:
+    """All executed notebooks that are committed."""
+    found = sorted([*root.glob("notebooks/*.ipynb"), *root.glob("results/*/*.ipynb")])
+    assert {path.parent.name for path in found} >= {"notebooks", "demo"}
+    return found
+
+
+def test_what_is_to_be_seen_follows_a_picture(committed):
+    """Also where a run was finished before its notebook was executed."""
+    unseen = [
+        f"{path.relative_to(committed)}: {after.source[:60]!r}"
+        for path in executed(committed)
+        for before, after in itertools.pairwise(jupytext.read(path).cells)
+        if after.cell_type == "markdown" and "What is to be seen" in after.source
+        if not any("image/png" in output.get("data", {}) for output in before.get("outputs", []))
+    ]
+    assert unseen == []
+
+
+def test_no_progress_bar_and_no_path_of_a_machine_is_kept(committed):
+    kept = re.compile(r"\d+%\||/[^\s\"]*/sprl_utils/")
+    found = {
+        f"{path.relative_to(committed)}: {hit[0]}"
+        for path in executed(committed)
+        for cell in jupytext.read(path).cells
+        for output in cell.get("outputs", [])
+        if (hit := kept.search(output.get("text", "")))
+    }
+    assert found == set()
 
 
 @each_notebook
