@@ -261,3 +261,47 @@ def test_a_pair_lies_in_one_place_unless_a_file_does_not_say_where(tmp_path):
         check_pair("s1", hr, far)
     nowhere.header["sform_code"] = 0
     check_pair("s1", hr, nowhere)
+
+
+def raw_nifti(path, affine=None, **fields):
+    """A NIfTI file whose header is changed behind nibabel's back."""
+    raw = bytearray(
+        nib.Nifti1Image(np.random.default_rng(0).random((6, 7, 8), dtype=np.float32), affine).to_bytes()
+    )
+    header = np.frombuffer(raw, dtype=nib.nifti1.header_dtype, count=1)
+    for name, value in fields.items():
+        if name == "pixdim":
+            header[name][0, 1:4] = value
+        else:
+            header[name] = value
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def sform(size):
+    return {f"srow_{axis}": np.append(row, 0) for axis, row in zip("xyz", np.diag(size), strict=True)}
+
+
+def test_two_voxel_sizes_are_refused(tmp_path):
+    """A converter left an sform of 1 mm and a pixdim of 0.51 mm: nobody can say which is the voxel."""
+    fields = {"sform_code": 2, "qform_code": 1, "pixdim": (0.51, 0.51, 1), **sform((1, 1, 1))}
+    with pytest.raises(ValueError, match="expected one voxel size, found 1 x 1 x 1 mm in sform and 0.51 x"):
+        read_volume(raw_nifti(tmp_path / "a.nii", np.eye(4), **fields))
+    fields |= {"sform_code": 4}  # a template's space may be scaled
+    with pytest.warns(UserWarning, match="the sizes of sform are used"):
+        assert read_volume(raw_nifti(tmp_path / "b.nii", np.eye(4), **fields)).voxel_size == (1, 1, 1)
+    rounded = {"sform_code": 1, "qform_code": 1, "pixdim": (1.0001, 1, 1), **sform((1, 1, 1))}
+    assert read_volume(raw_nifti(tmp_path / "c.nii", np.eye(4), **rounded)).voxel_size == (1, 1, 1)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_voxel_of_no_size_is_refused(tmp_path, ending):
+    """nibabel takes a pixdim of 0 for 1 mm."""
+    path = raw_nifti(tmp_path / "a.nii", np.eye(4), sform_code=0, qform_code=1, pixdim=(1, 1, 0))
+    if ending == ".nii.gz":
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
+    with pytest.raises(ValueError, match="expected the voxel size in pixdim, found 0"):
+        read_volume(path)
+    placed = raw_nifti(tmp_path / "b.nii", np.eye(4), pixdim=(1, 1, 0), sform_code=1, **sform((1, 1, 1)))
+    assert read_volume(placed).voxel_size == (1, 1, 1)  # sform says all
