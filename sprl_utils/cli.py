@@ -22,7 +22,7 @@ from sprl_utils.files import write_beside
 from sprl_utils.kspace import find_cut, truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, load_generator
-from sprl_utils.profiles import check_profile, read_profile
+from sprl_utils.profiles import check_profile, read_profile, study_notebooks
 from sprl_utils.provenance import repo_root, tune_process
 from sprl_utils.stages import NOTEBOOKS, parameters_of, processes_command, run_stage
 from sprl_utils.training import fabric_dtype, make_fabric
@@ -201,7 +201,7 @@ def _train(args: argparse.Namespace) -> int:
     path, notebooks = Path(args.profile), repo_root() / "notebooks"
     if path.suffix != ".yaml":
         path = notebooks / "profiles" / f"{args.profile}.yaml"
-    check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
+    check_profile(path, study_notebooks(notebooks))
     parameters = parameters_of(args.stage, read_profile(path))
     processes = args.devices or parameters["devices"]
     if processes > 1 and "LOCAL_RANK" not in os.environ:

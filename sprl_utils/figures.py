@@ -266,7 +266,7 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
             style = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower", "metadata": {"Software": None}}
             plt.imsave(folder / file, as_seen(image, head)[:, :, most].T, **style)
             index.setdefault(name, {})[kind] = file
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def bars(scores: pd.DataFrame) -> Figure:

@@ -6,11 +6,11 @@ centre of k-space is how the paper and this study make LR from HR.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from joblib import cpu_count
 from scipy import fft, ndimage
 
 Keep = Sequence[int | float | None]
@@ -104,7 +104,7 @@ def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool, part: Callable = np.ab
         slab = tuple(slice(start, start + SLAB) if a == along else slice(None) for a in range(3))
         result[slab] = part(_cut_slab(image[slab], kept, zero_fill))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         list(pool.map(cut, range(0, image.shape[along], SLAB)))
     return result
 
@@ -180,7 +180,7 @@ def find_cut(volume: np.ndarray) -> tuple[int, ...]:
 
 def _find_cut(volume: np.ndarray, axis: int) -> int:
     n, others = volume.shape[axis], tuple(a for a in range(3) if a != axis)
-    power = np.square(np.abs(fft.rfft(volume, axis=axis, workers=os.cpu_count()))).mean(axis=others)
+    power = np.square(np.abs(fft.rfft(volume, axis=axis, workers=cpu_count()))).mean(axis=others)
     width = max(2, n // 32)
     edges = np.arange(width + 1, int(LARGEST_CUT * n / 2))
     steps = np.array([power[e - width : e].min() / (power[e : e + width].max() + 1e-30) for e in edges])

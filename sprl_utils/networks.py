@@ -366,9 +366,12 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
         raise ValueError(
             f"generator weights {path}: expected plain tensors, found something else ({_first_line(error)})"
         ) from error
-    generator = make_generator(_model_of(state))
-    _check_state(state, generator.state_dict(), path)
-    generator.load_state_dict(state)
+    with torch.device("meta"):  # no memory and no random numbers, however many models are registered
+        generator = make_generator(_model_of(state))
+    expected = generator.state_dict()
+    _check_state(state, expected, path)
+    state = {key: value.to(expected[key].dtype, copy=True) for key, value in state.items()}
+    generator.load_state_dict(state, assign=True)
     return generator.eval()
 
 
