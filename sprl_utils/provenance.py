@@ -208,15 +208,20 @@ def _git(root: Path) -> dict[str, Any]:
     none of them is another's.
     """
     try:
-        _run_git(root, "ls-files", "--error-unmatch", ".")
-        commit = _run_git(root, "rev-parse", "HEAD")
-        changes = _run_git(root, "status", "--porcelain", "--", ".", ":!results")
+        run_git(root, "ls-files", "--error-unmatch", ".")
+        commit = run_git(root, "rev-parse", "HEAD")
+        changes = run_git(root, "status", "--porcelain", "--", ".", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def _run_git(root: Path, *args: str) -> str:
+def run_git(root: Path, *args: str) -> str:
+    """What git says in ``root``.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: no git, or it fails.
+    """
     command = ["git", "-C", str(root), *args]
     return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace").strip()
 
