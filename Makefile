@@ -11,16 +11,19 @@ complete := $(and $(wildcard $(active)/lib/python3*/site-packages/torch),\
 ifdef PYTHON
   python := $(PYTHON)
 else ifneq ($(and $(active),$(complete)),)
-  python := $(active)/bin/python
+  python := '$(subst ','\'',$(active))/bin/python'
   export PATH := $(active)/bin:$(PATH)
+  export PYTHONNOUSERSITE := 1
 else
   python := .venv/bin/python
   ready := .venv/installed
   export PATH := $(CURDIR)/.venv/bin:$(PATH)
 endif
 
-export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+# This checkout and the environment's packages, in kernels, too: a PYTHONPATH of the shell would stand before them.
+export PYTHONPATH := $(CURDIR)
 export PYTHONHASHSEED := 0
+export PYTHONUTF8 := 1
 # Kernel "python3" is this environment's, not one that the user has registered under that name.
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
@@ -30,9 +33,11 @@ run := runs/$(PROFILE)
 out := results/$(PROFILE)
 profile := notebooks/profiles/$(PROFILE).yaml
 package := $(wildcard sprl_utils/*.py)
-ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
-  ifeq ($(wildcard $(profile)),)
-    $(error PROFILE: expected one of $(basename $(notdir $(wildcard notebooks/profiles/*.yaml))), found $(PROFILE))
+profiles := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
+ifneq ($(filter reproduce clean,$(MAKECMDGOALS)),)
+  # One name of a profile, and no pattern or path: `clean` deletes the folder of that name.
+  ifneq (1 $(PROFILE),$(words $(PROFILE)) $(filter $(PROFILE),$(profiles)))
+    $(error PROFILE: expected one of $(profiles), found $(if $(PROFILE),$(PROFILE),nothing))
   endif
 endif
 
@@ -42,10 +47,11 @@ endif
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "Profiles: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml))). Python: $(python)"
+	@echo "Profiles: $(profiles). Python:" $(python)
 
 reproduce: $(stages:%=$(out)/%.ipynb)  ## Run the four notebooks into results/<profile>/ (PROFILE=demo)
 	@echo "Done: notebooks, tables and figures are in $(out)/"
+	@$(python) -m sprl_utils.reproduction $(PROFILE)
 
 bench:  ## Time the original procedure against this study's into results/bench/
 	@$(MAKE) --no-print-directory PROFILE=bench results/bench/05_speed.ipynb
@@ -62,8 +68,7 @@ $(executed:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(packag
 	@$(python) -m papermill -k python3 --cwd notebooks -f $(run)/$*.yaml $(run)/$*.input.ipynb $(run)/$*.running.ipynb \
 	  || { mv -f $(run)/$*.running.ipynb $(out)/$*.failed.ipynb; \
 	       echo "$*: failed; read $(out)/$*.failed.ipynb, then run make again: it goes on from here" >&2; exit 1; }
-	@sed 's#$(CURDIR)/##g' $(run)/$*.running.ipynb > $(run)/$*.done.ipynb  # warnings name files of this machine
-	@rm $(run)/$*.running.ipynb && mv $(run)/$*.done.ipynb $@
+	@$(python) -m sprl_utils.provenance $(run)/$*.running.ipynb $@ && rm $(run)/$*.running.ipynb
 
 $(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
 $(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
@@ -99,18 +104,18 @@ test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smo
 	$(python) -m ruff check .
 	$(python) -m pytest
 	rm -rf runs/smoke results/smoke
-	$(python) -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env $(sort $(wildcard notebooks/*.ipynb))
+	$(python) -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env $(executed:%=notebooks/%.ipynb)
 
 # One after the other, because each reads the files of those before it.
 notebooks: $(ready)  ## Refresh notebooks/*.ipynb from their .py and execute them on the smoke profile
 	rm -rf runs/smoke results/smoke
-	@for source in $(sort $(wildcard notebooks/*.py)); do \
+	@for source in $(executed:%=notebooks/%.py); do \
 	  notebook=$${source%.py}.ipynb; \
 	  $(python) -m jupytext --quiet --update --to ipynb $$source && \
 	  $(python) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
 	    --ExecutePreprocessor.record_timing=False $$notebook && \
 	  $(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $$notebook && \
-	  sed 's#$(CURDIR)/##g' $$notebook > runs/pair.ipynb && mv runs/pair.ipynb $$notebook \
+	  $(python) -m sprl_utils.provenance $$notebook $$notebook \
 	  || exit 1; \
 	done
 

@@ -183,7 +183,7 @@ def with_lr(head: Prepared, out: Path, variant: Variant) -> Prepared:
     folder = out / head.meta["id"]
     keep = [variant.keep if k is not None and variant.keep else k for k in head.meta["keep"]]
     meta = head.meta | {"keep": keep, "lr_variant": variant.lr}
-    if not (folder / "meta.json").is_file() or json.loads((folder / "meta.json").read_text()) != meta:
+    if not (folder / "meta.json").is_file() or Prepared(folder).meta != meta:
         folder.mkdir(parents=True, exist_ok=True)
         hr = np.asarray(head.hr)
         if variant.lr == "linear":
@@ -196,7 +196,7 @@ def with_lr(head: Prepared, out: Path, variant: Variant) -> Prepared:
         for name in ("hr", "brain", "foreground", "centres"):
             (folder / f"{name}.npy").unlink(missing_ok=True)
             os.symlink((head.folder / f"{name}.npy").resolve(), folder / f"{name}.npy")
-        (folder / "meta.json").write_text(json.dumps(meta))
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return Prepared(folder)
 
 

@@ -105,7 +105,7 @@ def write_subjects(folder: Path, inputs: Path, count: int) -> None:
             shutil.copyfile(inputs / f"{name}.npy", subject / f"{name}.npy")
         np.save(subject / "centres.npy", centres)
         meta = {"id": subject.name, "shape": list(foreground.shape)}
-        (subject / "meta.json").write_text(json.dumps(meta))
+        (subject / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 # ---- the original procedure ------------------------------------------------------------------------------
@@ -541,7 +541,7 @@ def operations(profiled: Sequence[dict], count: int = 8) -> pd.DataFrame:
 def _peak_gib() -> float:
     """The most memory this process has held. (Linux's ``ru_maxrss`` begins with the parent's.)"""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 2**20
     except (OSError, StopIteration):
         unit = 2**30 if sys.platform == "darwin" else 2**20

@@ -27,7 +27,7 @@ from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
-from sprl_utils.profiles import check_profile, read_profile
+from sprl_utils.profiles import check_profile, read_profile, study_notebooks
 from sprl_utils.progress import elapsed, progress
 from sprl_utils.provenance import repo_root, tune_process, write_json
 from sprl_utils.unfamiliar import origin, unfamiliar
@@ -375,7 +375,7 @@ def _train(args: argparse.Namespace) -> int:
     path, notebooks = Path(args.profile), repo_root() / "notebooks"
     if path.suffix != ".yaml":
         path = notebooks / "profiles" / f"{args.profile}.yaml"
-    check_profile(path, sorted(notebooks.glob("[0-9][0-9]_*.py")))
+    check_profile(path, study_notebooks(notebooks))
     parameters = parameters_of(args.stage, read_profile(path))
     processes = args.devices or parameters["devices"]
     if processes > 1 and "LOCAL_RANK" not in os.environ:

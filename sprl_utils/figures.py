@@ -325,7 +325,7 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
             )
             plt.imsave(folder / file, plane.T, **style)
             index.setdefault(name, {})[kind] = file
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def bars(scores: pd.DataFrame) -> Figure:

@@ -6,11 +6,11 @@ centre of k-space is how the paper and this study make LR from HR.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from joblib import cpu_count
 from scipy import fft, ndimage
 
 Keep = Sequence[int | float | None]
@@ -111,7 +111,7 @@ def _cut(volume: np.ndarray, keep: Keep, zero_fill: bool, part: Callable = np.ab
         slab = tuple(slice(start, start + SLAB) if a == along else slice(None) for a in range(3))
         result[slab] = part(_cut_slab(image[slab], kept, zero_fill))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         list(pool.map(cut, range(0, image.shape[along], SLAB)))
     return result
 
@@ -195,7 +195,7 @@ def find_cut(volume: np.ndarray) -> tuple[int, ...]:
 def _power(volume: np.ndarray, axis: int) -> np.ndarray:
     """Mean power at the frequencies 0, 1, ... of one axis."""
     others = tuple(a for a in range(3) if a != axis)
-    spectrum = fft.rfft(volume, axis=axis, workers=os.cpu_count())
+    spectrum = fft.rfft(volume, axis=axis, workers=cpu_count())
     return np.square(np.abs(spectrum)).mean(axis=others, dtype=float)
 
 
@@ -254,8 +254,8 @@ def resample(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     result = np.array(image, dtype=np.float32)
     for axis, n in enumerate(shape):
         if n != result.shape[axis]:
-            spectrum = fft.dct(result, axis=axis, norm="forward", workers=os.cpu_count())
-            result = fft.idct(spectrum, n=n, axis=axis, norm="forward", workers=os.cpu_count())
+            spectrum = fft.dct(result, axis=axis, norm="forward", workers=cpu_count())
+            result = fft.idct(spectrum, n=n, axis=axis, norm="forward", workers=cpu_count())
     return result
 
 

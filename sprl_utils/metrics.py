@@ -6,12 +6,12 @@ processor's cache; scikit-image, whose values they are, filters whole volumes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 
 #: Volumes are divided by their intensity scale, so 1 is the bright end of tissue.
 DATA_RANGE = 1.0
@@ -65,7 +65,7 @@ def _measure(
         )
     if with_ssim and min(image.shape) < WINDOW:
         raise ValueError(f"metrics: SSIM needs {WINDOW} voxels an axis, found shape {image.shape}")
-    workers = os.cpu_count() or 1
+    workers = cpu_count()  # of those that this process may use, as SLURM and containers set them
     edges = np.linspace(0, len(image), workers + 1).astype(int).tolist()
     with ThreadPoolExecutor(workers) as pool:
         parts = list(

@@ -335,7 +335,7 @@ def channels_last(module: nn.Module) -> nn.Module:
 def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bfloat16; emulated, it is far slower than fp32."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -375,9 +375,12 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
         raise ValueError(
             f"generator weights {path}: expected plain tensors, found something else ({_first_line(error)})"
         ) from error
-    generator = make_generator(_model_of(state))
-    _check_state(state, generator.state_dict(), path)
-    generator.load_state_dict(state)
+    with torch.device("meta"):  # no memory and no random numbers, however many models are registered
+        generator = make_generator(_model_of(state))
+    expected = generator.state_dict()
+    _check_state(state, expected, path)
+    state = {key: value.to(expected[key].dtype, copy=True) for key, value in state.items()}
+    generator.load_state_dict(state, assign=True)
     return generator.eval()
 
 

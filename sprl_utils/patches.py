@@ -34,7 +34,7 @@ class Prepared:
     @cached_property
     def meta(self) -> dict:
         """What `sprl_utils.prepare` wrote down: id, split, scale, keep, ..."""
-        return json.loads((self.folder / "meta.json").read_text())
+        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
 
     @property
     def shape(self) -> tuple[int, int, int]:

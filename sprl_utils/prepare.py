@@ -18,6 +18,7 @@ from sprl_utils.files import write_beside
 from sprl_utils.kspace import original_lr, truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
+from sprl_utils.provenance import known_sha256
 from sprl_utils.volumes import Volume, check_pair, head_masks, intensity_scale, read_volume
 
 #: HR is clipped here: vessels and scalp fat reach several times the brightest tissue and would rule the loss.
@@ -52,20 +53,19 @@ class Recipe:
 def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe) -> Prepared:
     """Read a subject's HR (and its own LR, if it has one), make what training and evaluation need, write it.
 
-    The folder ``out/<id>`` appears whole or not at all; one that was made from the same files with the same
-    recipe is left as it is.
+    The folder ``out/<id>`` appears whole or not at all; one that was made from the same bytes with the same
+    recipe is left as it is, wherever they lie now.
 
     Raises:
         ValueError, FileNotFoundError: as `sprl_utils.volumes.read_volume`; HR and own LR of different size.
     """
     folder = Path(out) / subject.id
-    made_from = {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
-        "sha256": subject.sha256,
-        "axes": list(subject.axes),
-        "files": [_stamp(f) for f in [*files, *([Path(subject.lr)] if subject.lr else [])]],
-    }
-    if is_current(folder, made_from):
+    scans = [Path(f) for f in (*files, *filter(None, [subject.lr]))]
+    made_from = {"recipe": json.loads(json.dumps(asdict(recipe))), "axes": list(subject.axes)}
+    # Earlier folders know their files by name, size and time. Runs go on with them, so they stay.
+    earlier = made_from | {"sha256": subject.sha256, "files": [_stamp(f) for f in scans]}
+    made_from["sha256"] = [known_sha256(f) if f.is_file() else "missing" for f in scans]
+    if is_current(folder, made_from, subject) or is_current(folder, earlier, subject):
         return Prepared(folder)
     hr = read_volume(list(files) if len(files) > 1 else files[0], subject.id)
     write_prepared(folder, subject, *volume_arrays(subject, hr, recipe), made_from)
@@ -88,15 +88,8 @@ def write_prepared(folder: Path, subject: Subject, arrays: dict, facts: dict, ma
             raise OSError(errno.ENOSPC, told)
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
-        meta = {
-            "id": subject.id,
-            "split": subject.split,
-            "group": subject.group,
-            "kind": subject.kind,
-            **facts,
-            "made_from": made_from,
-        }
-        (beside / "meta.json").write_text(json.dumps(meta, indent=1))
+        meta = {**_labels(subject), **facts, "made_from": made_from}
+        (beside / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
     finally:
@@ -175,7 +168,7 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
         raise FileNotFoundError(
             f"prepared heads: {index}: expected the list that 01_prepare_data writes, found none"
         )
-    ready = [Prepared(Path(out) / name) for name in json.loads(index.read_text())]
+    ready = [Prepared(Path(out) / name) for name in json.loads(index.read_text(encoding="utf-8"))]
     found = [p for p in ready if p.meta["split"] == split]
     if not found:
         splits = sorted({p.meta["split"] for p in ready})
@@ -214,19 +207,29 @@ def volume_arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[st
 
 
 def _stamp(path: Path) -> list:
-    """Name, size and time of a file: enough to notice that a user replaced it."""
-    if not Path(path).exists():
-        return [Path(path).name, "missing"]
-    info = Path(path).stat()
-    return [Path(path).name, info.st_size, info.st_mtime_ns]
+    """Name, size and time of a file."""
+    if not path.exists():
+        return [path.name, "missing"]
+    info = path.stat()
+    return [path.name, info.st_size, info.st_mtime_ns]
 
 
-def is_current(folder: Path, made_from: dict) -> bool:
-    """Whether ``folder`` holds a subject that was made from just this."""
+def _labels(subject: Subject) -> dict[str, str]:
+    """What the manifest says of a subject, and no voxel depends on."""
+    return {"id": subject.id, "split": subject.split, "group": subject.group, "kind": subject.kind}
+
+
+def is_current(folder: Path, made_from: dict, subject: Subject) -> bool:
+    """Whether ``folder`` was made from just this; its labels are then those that the manifest has today."""
     try:
-        return json.loads((folder / "meta.json").read_text())["made_from"] == made_from
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["made_from"] != made_from:
+            return False
     except (OSError, ValueError, KeyError):
         return False
+    if meta != meta | _labels(subject):
+        write_beside(folder / "meta.json", json.dumps(meta | _labels(subject), indent=1))
+    return True
 
 
 def _box_around(mask: np.ndarray, size: Sequence[int], name: str) -> tuple[slice, slice, slice]:

@@ -20,6 +20,11 @@ import yaml
 PARAMETERS_CELL = re.compile(r'^# %% tags=\["parameters"\]\n(.*?)(?=^# %%|\Z)', re.MULTILINE | re.DOTALL)
 
 
+def study_notebooks(folder: Path) -> list[Path]:
+    """The study's notebooks, sorted: ``01_prepare_data.py``, but not ``01_prepare_data-Copy1.py``."""
+    return sorted(p for p in Path(folder).glob("*.py") if re.fullmatch(r"\d\d_[a-z_]+", p.stem))
+
+
 def notebook_parameters(notebook: Path) -> dict[str, Any]:
     """Names and defaults of a notebook's ``parameters`` cell.
 
@@ -149,7 +154,7 @@ def _kind(value: Any) -> str:
 def main(profile: str, notebook: str | None = None) -> None:
     """Check ``profile`` against the notebooks above its folder; print the share of ``notebook`` as YAML."""
     path = Path(profile)
-    check_profile(path, sorted(path.parent.parent.glob("[0-9][0-9]_*.py")))
+    check_profile(path, study_notebooks(path.parent.parent))
     if notebook:
         print(yaml.safe_dump(profile_for(path, Path(notebook)), sort_keys=False), end="")
 

@@ -6,19 +6,24 @@ no path outside the repository. Imports no other module.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import random
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from joblib import cpu_count
 
 from sprl_utils import __version__
 from sprl_utils.files import sha256, write_beside
@@ -39,6 +44,8 @@ PACKAGES = (
     "joblib",
 )
 OUTSIDE = "outside the repository"
+#: Seconds within which a file may change again without another time on it.
+TICK = 2
 
 # mallopt's options and the values that cure page faults (glibc, malloc.h)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -121,33 +128,68 @@ def environment(
         "platform": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip(),
         "cpu": {
             "model": _cpu_model(),
-            "count": os.cpu_count(),
+            "count": cpu_count(),  # that this process may use
             "threads": torch.get_num_threads(),
             "capability": torch.backends.cpu.get_cpu_capability(),
         },
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "profile": _plain(profile, root),
-        "inputs": _hashes(inputs, root),
-        "outputs": _hashes(outputs, root),
+        "inputs": _hashes(inputs, root, known_sha256),
+        "outputs": _hashes(outputs, root, sha256),
     }
+
+
+def known_sha256(path: str | os.PathLike) -> str:
+    """Hex digest of a file that is read at each start, remembered in ``runs/cache/``.
+
+    Its place, size and times must be the same for that; none of them can be read from what is written.
+    """
+    info = os.stat(path)
+    stamp = f"{os.path.abspath(path)} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
+    try:
+        folder = repo_root() / "runs" / "cache" / "sha256"
+    except FileNotFoundError:  # a worker of a cluster need not have a checkout
+        return sha256(path)
+    note = folder / hashlib.sha256(os.fsencode(stamp)).hexdigest()
+    if note.is_file():
+        return note.read_text(encoding="ascii")
+    found = sha256(path)
+    if time.time() - max(info.st_mtime, info.st_ctime) > TICK:
+        with contextlib.suppress(OSError):  # a checkout that is read-only, or a full disk
+            write_beside(note, found)
+    return found
 
 
 def told_once(run: str | os.PathLike, found: dict[str, Any]) -> dict[str, Any]:
     """What a finished run depended on: ``found`` the first time, kept in its folder; later what was kept.
 
-    A run that is opened again after its end was not made by the code and machine that open it.
+    A run that is opened again after its end was not made by the code and machine that open it. Only what it
+    is validated on may change then, and the tables of that.
 
     Args:
         run: folder of the run.
         found: as `environment` tells it, with the run's outputs.
     """
     path = Path(run) / "environment.json"
-    told = json.loads(path.read_text()) if path.is_file() else {}
-    if told.get("outputs") == found["outputs"]:
-        return told
-    write_json(path, found)
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if told and _without_tables(told["outputs"]) == _without_tables(found["outputs"]):
+        validation = {k: v for k, v in found.get("profile", {}).items() if k.startswith("validation")}
+        found = told | {"outputs": found["outputs"]}
+        if validation:
+            found["profile"] = told["profile"] | validation
+    if found != told:
+        write_json(path, found)
     return found
+
+
+def _without_tables(outputs: Mapping[str, str]) -> dict[str, str]:
+    return {path: sha for path, sha in outputs.items() if not path.endswith(".csv")}
+
+
+def without_place(text: str, root: Path) -> str:
+    """A notebook's JSON with paths from the repository's root: its warnings name files of this machine."""
+    return text.replace(json.dumps(f"{root}{os.sep}", ensure_ascii=False)[1:-1], "")
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
@@ -160,18 +202,28 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def _git(root: Path) -> dict[str, Any]:
-    """Commit, and whether anything but results/, which a run itself writes, differs from it; None: no git."""
+    """Commit, and whether anything but results/, which a run itself writes, differs from it.
+
+    Both are None without git, and where the files came as an archive: a repository around them that tracks
+    none of them is another's.
+    """
     try:
-        commit = _run_git(root, "rev-parse", "HEAD")
-        changes = _run_git(root, "status", "--porcelain", "--", ".", ":!results")
+        run_git(root, "ls-files", "--error-unmatch", ".")
+        commit = run_git(root, "rev-parse", "HEAD")
+        changes = run_git(root, "status", "--porcelain", "--", ".", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": commit, "dirty": bool(changes)}
 
 
-def _run_git(root: Path, *args: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def run_git(root: Path, *args: str) -> str:
+    """What git says in ``root``.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: no git, or it fails.
+    """
+    command = ["git", "-C", str(root), *args]
+    return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace").strip()
 
 
 def _version(name: str) -> str | None:
@@ -183,7 +235,7 @@ def _version(name: str) -> str | None:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     return next(
@@ -213,8 +265,19 @@ def _relative(path: str | os.PathLike, root: Path) -> str | None:
     return None
 
 
-def _hashes(files: Iterable[str | os.PathLike], root: Path) -> dict[str, str]:
+def _hashes(
+    files: Iterable[str | os.PathLike], root: Path, digest: Callable[[Path], str]
+) -> dict[str, str]:
     return {
-        _relative(path, root) or f"{OUTSIDE}, file {i + 1}": sha256(root / path)
+        _relative(path, root) or f"{OUTSIDE}, file {i + 1}": digest(root / path)
         for i, path in enumerate(files)
     }
+
+
+def main(source: str, target: str) -> None:
+    """Write the notebook ``source`` to ``target`` without the paths of this machine."""
+    write_beside(target, without_place(Path(source).read_text(encoding="utf-8"), Path.cwd()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -48,7 +48,7 @@ def build(profile: str, root: Path | None = None) -> Path:
     site = results / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir()
-    (site / "style.css").write_text(_style())
+    (site / "style.css").write_text(_style(), encoding="utf-8")
     templates = Environment(loader=PackageLoader("sprl_utils", "site"), autoescape=select_autoescape())
     shared = {
         "profile": profile,
@@ -96,7 +96,7 @@ def _front(root: Path, results: Path, site: Path) -> dict[str, Any]:
     sections = []
     if (table := results / "table.md").exists():
         note = "Whole volume, test heads, one run: PSNR (dB) / 3D SSIM / NRMSE."
-        sections.append(("Results", "results", markdown2html(table.read_text()), note))
+        sections.append(("Results", "results", markdown2html(table.read_text(encoding="utf-8")), note))
     if (detail := results / "detail.csv").exists():
         note = (
             "In the brain. <code>band_power</code>: share of HR's power in the part of k-space that was cut; "
@@ -106,7 +106,7 @@ def _front(root: Path, results: Path, site: Path) -> dict[str, Any]:
         table = pd.read_csv(detail).round(3).to_html(index=False, border=0)
         sections.append(("Sharp, or right?", "detail", table, note))
     if (ledger := root / "results" / "study" / "claims.md").exists():
-        tables = ledger.read_text()
+        tables = ledger.read_text(encoding="utf-8")
         note = "Generated from the tables of all committed runs."
         sections.append(("Claims", "claims", markdown2html(tables[tables.index("|") :]), note))
     heads = _copy_slices(results / "slices", site)
@@ -128,7 +128,7 @@ def _copy_slices(slices: Path, site: Path) -> dict[str, dict[str, str]]:
     """Head -> image -> file of the site; LR first, HR last, networks between."""
     heads: dict[str, dict[str, str]] = {}
     index = slices / "index.json"
-    for head, images in (json.loads(index.read_text()) if index.exists() else {}).items():
+    for head, images in (json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}).items():
         for name, file in images.items():
             shutil.copyfile(slices / file, site / file)
             heads.setdefault(head, {})["LR" if name == "zero-filled" else name] = file
@@ -138,7 +138,7 @@ def _copy_slices(slices: Path, site: Path) -> dict[str, dict[str, str]]:
 def _origin(results: Path) -> str:
     """Commit and machine of the run."""
     try:
-        facts = json.loads((results / "environment.json").read_text())
+        facts = json.loads((results / "environment.json").read_text(encoding="utf-8"))
         commit, cpu = facts["git"]["commit"] or "unknown", facts["cpu"]
     except (OSError, ValueError, KeyError):
         return ""
@@ -148,7 +148,7 @@ def _origin(results: Path) -> str:
 
 def _style() -> str:
     """The page's style, and colours of code for light and dark."""
-    own = (Path(__file__).with_name("site") / "style.css").read_text()
+    own = (Path(__file__).with_name("site") / "style.css").read_text(encoding="utf-8")
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     plain = "\n.highlight { background: transparent !important; }\n"
     return f"{own}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}{plain}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from joblib import cpu_count
 
 from sprl_utils.patches import GridPatches, Prepared, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -83,7 +84,7 @@ def run_stage(stage: str, parameters: Mapping[str, Any], report: Report | None =
 def processes_command(arguments: Sequence[str], processes: int) -> tuple[list[str], dict[str, str]]:
     """The command, and the environment, that runs ``sprl ARGUMENTS`` in several processes of this machine."""
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    threads = str(max(1, cpu_count() // processes))
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
     return [sys.executable, "-m", *torchrun, "-m", "sprl_utils", *arguments], environment
@@ -103,9 +104,9 @@ def in_processes(
     parameters = parameters_of(stage, names)
     runs = repo_root() / "runs" / parameters["profile"]
     plan, log, history = runs / f"{runs.name}.yaml", runs / f"{stage}.log", runs / stage / "history.csv"
-    plan.write_text(yaml.safe_dump(parameters, sort_keys=False))
+    plan.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     command, environment = processes_command(["train", "--profile", str(plan), "--stage", stage], processes)
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         training = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     shown = None
     try:

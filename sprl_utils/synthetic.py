@@ -136,7 +136,7 @@ def add_synthetic(
     made = Parallel(n_jobs=jobs)(
         delayed(_make)(sources[i % len(sources)], i, Path(out), recipe, seed) for i in range(count)
     )
-    index = json.loads((Path(out) / "index.json").read_text())
+    index = json.loads((Path(out) / "index.json").read_text(encoding="utf-8"))
     listed = index + [p.folder.name for p in made if p.folder.name not in index]
     write_beside(Path(out) / "index.json", json.dumps(listed))
     return made
@@ -147,11 +147,9 @@ def _make(source: Prepared, number: int, out: Path, recipe: Recipe, seed: int) -
     made_from = json.loads(
         json.dumps({"recipe": asdict(recipe), "look": asdict(Look()), "seed": [seed, number]})
     ) | {"source": source.meta["made_from"]}
-    if not is_current(folder, made_from):
-        axes = tuple(source.meta["made_from"]["axes"])
-        subject = Subject(
-            folder.name, "local", "", group=source.meta["group"], split="train", axes=axes, kind="synthetic"
-        )
+    axes, group = tuple(source.meta["made_from"]["axes"]), source.meta["group"]
+    subject = Subject(folder.name, "local", "", group=group, split="train", axes=axes, kind="synthetic")
+    if not is_current(folder, made_from, subject):
         head = synthetic_head(source.hr, np.random.SeedSequence((seed, number)).generate_state(1)[0])
         # HR is on its scale already: a fixed one must not divide it again.
         scaled = replace(recipe, fixed_scale=recipe.fixed_scale and 1.0)

@@ -8,20 +8,21 @@ started again goes on as if nothing had happened: bit for bit on a CPU in fp32.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import copy
 import hashlib
 import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,8 +43,12 @@ from sprl_utils.patches import GridPatches, Prepared, RandomPatches, batch
 
 Patches = RandomPatches | GridPatches
 Report = Callable[[pd.DataFrame], None]
-#: Lock files of this process: closing one would let others in.
-_LOCKS: dict[Path, IO] = {}
+#: Locks of this process: one that nobody holds on to is released.
+_LOCKS: dict[Path, BaseFileLock] = {}
+#: Facts of a prepared subject that no voxel depends on.
+LABELS = ("id", "split", "group", "kind")
+#: Names in the fingerprint of what training reads.
+TRAIN, START = "training patches", "start weights"
 
 
 @dataclass(frozen=True)
@@ -207,25 +212,29 @@ def pretrain(
     Raises:
         ValueError: ``start`` holds another model than the settings name.
     """
-    torch.manual_seed(settings.seed)
     generator = channels_last(_start_of(settings, start))
+    average = copy.deepcopy(generator).requires_grad_(False)
     if fabric.world_size > 1 and fabric.device.type == "cuda" and not settings.norm_patches:
         generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
-    average = channels_last(make_generator(settings.model)).requires_grad_(False)
     optimizer = torch.optim.Adam(_rate_groups(generator, settings), lr=settings.learning_rate)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = fabric.setup(generator, optimizer)
     average = fabric.to_device(average)
-    sources = [train, validation, *([sha256(start)] if start else [])]
-    run = Run(Path(out), fabric, settings, sources, report)
-    run.resume({"generator": generator, "average": average, "optimizer": optimizer})
+    best = average if settings.average else generator
+
+    def validate(step: int) -> dict[str, float]:
+        return validate_patches(best, validation, validation_count, fabric, run.out, step)
+
+    measured_on = {"validation_patches": validation_count, "validation heads": _digest(validation)}
+    run = Run(Path(out), fabric, settings, train, start, measured_on, ("l1", "psnr", "ssim"), report)
+    run.resume({"generator": generator, "average": average, "optimizer": optimizer}, validate)
     if run.first == 0:
         if settings.norm_patches:
             lr, _ = batch(train, 2**30, settings.norm_patches)
             set_batchnorm(generator, list(fabric.to_device(lr)[:, 0]))
         average.load_state_dict(generator.state_dict())
         if start:
-            run.record(-1, **validate_patches(average, validation, validation_count, fabric, run.out, -1))
+            run.record(-1, **validate(-1))
 
     for step in run.steps(settings.steps, "pretraining"):
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
@@ -239,10 +248,8 @@ def pretrain(
         update_average(average, generator, settings.average, step)
         run.note(step, train_l1=loss.detach())
         if run.is_due(step, settings.every, settings.steps):
-            best = average if settings.average else generator
-            run.record(step, **validate_patches(best, validation, validation_count, fabric, run.out, step))
+            run.record(step, **validate(step))
             run.save(step)
-    best = average if settings.average else generator
     run.finish(best, f"pretraining, {settings.steps} steps")
     return run.table()
 
@@ -270,8 +277,8 @@ def train_gan(
         steps), weight_change (mean absolute distance of G's weights from the start), and psnr, ssim, nrmse of
         merged volumes.
     """
-    torch.manual_seed(settings.seed)
     generator = channels_last(load_generator(start))
+    torch.manual_seed(settings.seed)
     discriminator = channels_last(
         Discriminator(settings.patch_size, settings.head, settings.negative_slope, settings.width)
     )
@@ -282,20 +289,27 @@ def train_gan(
     d_model, d_optimizer = fabric.setup(
         discriminator, torch.optim.Adam(discriminator.parameters(), settings.learning_rate)
     )
-    run = Run(Path(out), fabric, settings, [train, sha256(start)], report)
+
+    # BatchNorm keeps the statistics of pretraining: G's weights change in G steps alone, and D judges the
+    # generator that is evaluated, not one that differs from batch to batch.
+    g_model.eval()
+
+    def validate(_: int) -> dict[str, float]:
+        return validate_volumes(generator, validation, validation_crop)
+
+    measured_on = {"validation_crop": list(validation_crop or []), "validation heads": _digest(validation)}
+    run = Run(Path(out), fabric, settings, train, start, measured_on, metrics.METRICS, report)
     run.resume(
         {
             "generator": generator,
             "discriminator": discriminator,
             "g_optimizer": g_optimizer,
             "d_optimizer": d_optimizer,
-        }
+        },
+        validate,
     )
     schedule = (settings.warmup, settings.d_per_g, settings.extra_every, settings.extra)
 
-    # BatchNorm keeps the statistics of pretraining: G's weights change in G steps alone, and D judges the
-    # generator that is evaluated, not one that differs from batch to batch.
-    g_model.eval()
     for step in run.steps(settings.steps, "GAN training"):
         lr, hr = _batch(train, step, settings.batch_size, fabric)
         updated = gan_schedule(step, *schedule)
@@ -321,7 +335,7 @@ def train_gan(
         if run.is_due(step, settings.every, settings.steps):
             change = _mean_change(generator, origin)
             due = run.is_due(step, settings.validate_every, settings.steps)
-            scores = validate_volumes(generator, validation, validation_crop) if due else {}
+            scores = validate(step) if due else {}
             run.record(step, weight_change=change, g_steps=_g_steps(step, schedule), **scores)
             run.save(step)
     run.finish(generator, f"GAN training, {settings.steps} steps")
@@ -331,22 +345,33 @@ def train_gan(
 
 
 class Run:
-    """A training run's folder: checkpoint, history, and the loop that goes on where the last one stopped."""
+    """A training run's folder: checkpoint, history, and the loop that goes on where the last one stopped.
+
+    Args:
+        train: patches that training draws from.
+        start: file of the weights that training begins with; None: random ones.
+        measured_on: the validation settings, on which the history's columns ``scores`` depend.
+    """
 
     def __init__(
         self,
         out: Path,
         fabric: Fabric,
         settings: PretrainSettings | GanSettings,
-        sources: Sequence[Patches | str],
+        train: Patches,
+        start: Path | None,
+        measured_on: dict,
+        scores: Sequence[str],
         report: Report | None,
     ):
         self.out, self.fabric, self.report = out, fabric, report
+        self.settings, self.train, self.measured_on, self.scores = settings, train, measured_on, scores
         precision = fabric.strategy.precision.precision
-        self.fingerprint = _fingerprint(settings, sources)
-        self.fingerprint |= {"processes": fabric.world_size, "precision": precision}
+        self.fingerprint = asdict(settings) | {"processes": fabric.world_size, "precision": precision}
+        self.fingerprint |= {TRAIN: _digest(train), START: _digest(sha256(start)) if start else None}
         # What a checkpoint that is older than a setting was made with.
         self.defaults = asdict(type(settings)(steps=0)) | {"processes": 1, "precision": precision}
+        self.defaults[START] = None
         self.checkpoint = out / "checkpoint.pt"
         self.first, self.history, self.parts = 0, [], {}
         self._sums: dict[str, list[Tensor]] = {}
@@ -354,18 +379,25 @@ class Run:
         if fabric.is_global_zero:
             _lock(out)
 
-    def resume(self, parts: dict) -> None:
-        """Restore all ``parts`` (modules, optimisers) from the checkpoint, if there is one of this run."""
+    def resume(self, parts: dict, validate: Callable[[int], dict[str, float]]) -> None:
+        """Restore all ``parts`` (modules, optimisers) from the checkpoint, if there is one of this run.
+
+        Args:
+            validate: gives the scores of the restored weights after a step; it is called where those of the
+                checkpoint were measured with other validation settings.
+        """
         self.parts = parts
         with self.fabric.rank_zero_first():  # it may move the folder aside
-            self._read()
+            measured_on = self._read()
+        if self.first and measured_on != self.measured_on:
+            self._score_anew(validate, measured_on)
 
-    def _read(self) -> None:
+    def _read(self) -> dict:
+        """Restore the checkpoint, and return the validation settings that its scores were measured with."""
         if not self.checkpoint.exists():
-            return
+            return {}
         state = read_checkpoint(self.checkpoint)
-        found = self.defaults | state["fingerprint"]
-        differs = [k for k, v in self.fingerprint.items() if found.get(k) != v]
+        differs = self._differences(state)
         if differs:
             aside = _free_name(self.out.with_name(self.out.name + ".before"))
             os.replace(self.out, aside)
@@ -374,12 +406,40 @@ class Run:
                 f"{self.out.name}: found a run with other settings ({', '.join(differs)}); "
                 f"moved it to {aside.name} and starting anew"
             )
-            return
+            return {}
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random_state"])
         self.first, self.history = state["step"] + 1, state["history"]
         self._sums = state["sums"]
+        return state.get("measured_on", {})
+
+    def _differences(self, state: dict) -> list[str]:
+        """What a checkpoint was made with that changes the result and is not so in this run."""
+        found = self.defaults | _with_names(state["fingerprint"], self.settings, self.train)
+        ignored = {"every", "validate_every"}  # how often a run is looked at
+        if getattr(self.settings, "rate_schedule", "constant") == "constant":
+            ignored.add("steps")  # no step depends on how many there are
+        names = [k for k in self.fingerprint | found if k not in ignored]
+        differs = [k for k in names if found.get(k) != self.fingerprint.get(k)]
+        done, asked = state["step"] + 1, self.settings.steps
+        return differs or ([f"{done} steps done, {asked} asked for"] if done > asked else [])
+
+    def _score_anew(self, validate: Callable[[int], dict[str, float]], found: dict) -> None:
+        """Score the restored weights, and drop the scores of earlier rows, which were measured elsewhere."""
+        if self.fabric.is_global_zero:
+            changed = ", ".join(k for k, v in self.measured_on.items() if found.get(k) != v)
+            warnings.warn(
+                f"{self.out.name}: found scores measured with another choice of {changed}; training is kept, "
+                "its weights are scored anew, and earlier rows of the history lose their scores",
+                stacklevel=4,
+            )
+            if (examples := self.out / "examples").exists():  # pictures of other patches
+                os.replace(examples, _free_name(self.out / "examples.before"))
+        kept = [{k: v for k, v in row.items() if k not in self.scores} for row in self.history]
+        self.history = [*kept[:-1], kept[-1] | validate(self.first - 1)]
+        self._show()
+        self.save(self.first - 1)
 
     def steps(self, total: int, title: str):
         """The steps still to do, with a progress bar that counts them all."""
@@ -420,6 +480,10 @@ class Run:
         means = {name: float(torch.stack(noted).mean()) for name, noted in self._sums.items()}
         self.history.append({"step": step + 1, **means, **values})
         self._sums = {}
+        self._show()
+
+    def _show(self) -> None:
+        """Write the history, and hand it to who watches."""
         if self.fabric.is_global_zero:
             write_beside(self.out / "history.csv", self.table().to_csv(index=False))
             if self.report:
@@ -436,6 +500,7 @@ class Run:
             "history": self.history,
             "sums": self._sums,
             "fingerprint": self.fingerprint,
+            "measured_on": self.measured_on,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -456,19 +521,31 @@ class Run:
 def _lock(out: Path) -> None:
     """Keep other processes out of a run's folder for as long as this one lives; the system ends it.
 
+    A file system without locks is no reason not to train: there is a warning.
+
     Raises:
         RuntimeError: another process trains there.
+        PermissionError: the folder, or the lock in it, belongs to somebody else.
     """
     path = out.resolve().with_name(f".{out.name}.lock")
     if path in _LOCKS:  # the same notebook, its cell run once more
         return
-    file = open(path, "w")  # noqa: SIM115 (stays open: closing it ends the lock)
+    # No soft lock: on a cluster it would outlive a killed process, and nobody could tell.
+    _LOCKS[path] = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+        _LOCKS[path].acquire()
+    except Timeout:
+        del _LOCKS[path]
         raise RuntimeError(f"run {out}: expected nobody training there, found another process") from None
-    _LOCKS[path] = file
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            del _LOCKS[path]
+            raise
+        warnings.warn(
+            f"run {out}: expected a file system with locks, found one without ({error.strerror}); "
+            "training goes on, and nothing keeps a second process out of this run",
+            stacklevel=3,
+        )
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -585,13 +662,13 @@ def _batch(patches: Patches, step: int, batch_size: int, fabric: Fabric) -> tupl
 
 
 def _start_of(settings: PretrainSettings, start: Path | None) -> nn.Module:
-    """The generator that training begins with."""
-    if not start:
-        return make_generator(settings.model, settings.init)
-    generator, expected = load_generator(start), type(make_generator(settings.model))
-    if not isinstance(generator, expected):
+    """The generator that training begins with; random numbers are drawn after it, from the run's seed."""
+    generator = load_generator(start) if start else None
+    torch.manual_seed(settings.seed)
+    fresh = make_generator(settings.model, settings.init)
+    if not isinstance(generator or fresh, type(fresh)):
         raise ValueError(f"weights {start}: expected {settings.model}, found {type(generator).__name__}")
-    return generator
+    return generator or fresh
 
 
 def _shares(count: int, fabric: Fabric) -> Tensor:
@@ -634,25 +711,32 @@ def _mean_change(generator: nn.Module, origin: Sequence[Tensor]) -> float:
     return moved / sum(o.numel() for o in origin)
 
 
-def _fingerprint(settings: object, sources: Sequence[Patches | str]) -> dict:
-    """What a checkpoint must agree with to be resumed: settings, and what the patches are made of."""
-    facts = {k: v for k, v in asdict(settings).items()}
-    for i, source in enumerate(sources):
-        if isinstance(source, (RandomPatches, GridPatches)):
-            what = {
-                "kind": type(source).__name__,
-                "patch_size": source.patch_size,
-                "seed": source.seed,
-                "subjects": [s.meta for s in source.subjects],
-            }
-            what |= {
-                k: list(v) if isinstance(v, tuple) else v
-                for k in ("flips", "usage", "leave_out")
-                if (v := getattr(source, k, None)) is not None
-            }
-            source = json.dumps(what, sort_keys=True)
-        facts[f"data {i + 1}"] = hashlib.sha256(str(source).encode()).hexdigest()
-    return facts
+def _digest(source: Patches | Sequence[Prepared] | str, without: Sequence[str] = LABELS) -> str:
+    """What patches, or heads, are made of, as one hash; ``without`` these facts of a head."""
+
+    def heads(found: Sequence[Prepared]) -> list[dict]:
+        return [{k: v for k, v in head.meta.items() if k not in without} for head in found]
+
+    if isinstance(source, (RandomPatches, GridPatches)):
+        what = {"kind": type(source).__name__, "patch_size": source.patch_size, "seed": source.seed}
+        what["subjects"] = heads(source.subjects)
+        what |= {
+            k: list(v) if isinstance(v, tuple) else v
+            for k in ("flips", "usage", "leave_out")
+            if (v := getattr(source, k, None)) is not None
+        }
+        source = json.dumps(what, sort_keys=True)
+    elif not isinstance(source, str):
+        source = json.dumps(heads(source), sort_keys=True)
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _with_names(found: dict, settings: PretrainSettings | GanSettings, train: Patches) -> dict:
+    """A checkpoint's fingerprint; older ones number what they read, and hash a head's labels with it."""
+    names = [TRAIN, "validation", START] if isinstance(settings, PretrainSettings) else [TRAIN, START]
+    numbers = {f"data {i}": name for i, name in enumerate(names, 1)}
+    named = {numbers.get(k, k): v for k, v in found.items() if numbers.get(k) != "validation"}
+    return named | ({TRAIN: _digest(train)} if named[TRAIN] == _digest(train, without=()) else {})
 
 
 def _free_name(path: Path) -> Path:

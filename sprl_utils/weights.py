@@ -97,7 +97,7 @@ def find_weights(given: str | None, factors: Sequence[float] | None = None) -> P
 def read_card(folder: Path = FOLDER) -> dict[str, dict]:
     """What `take_over` wrote of each file of shipped weights, by its name; empty where none are shipped."""
     path = folder / "card.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.DataFrame:
@@ -142,18 +142,18 @@ def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str
     folder = results / profile
     if not (folder / "02_environment.json").is_file():
         raise ValueError(f"profile {profile}: expected what its run wrote in {folder}, found nothing of it")
-    prepared, trained = (
-        json.loads((folder / f"{stage}_environment.json").read_text()) for stage in ("01", "02")
-    )
+    files = (folder / f"{stage}_environment.json" for stage in ("01", "02"))
+    prepared, trained = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     told, found = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"], sha256(weights)
     if found != told:
         raise ValueError(f"{weights}: expected sha256 {told} of profile {profile}, found {found}")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
     trained_on = [head for head, split in heads.items() if split == "train"]
+    commit = trained["git"]["commit"] or "unknown"  # an archive without git
     return {
         "sha256": found,
         "made_by": f"make study, profile {profile}",
-        "commit": trained["git"]["commit"] + (" and changes" if trained["git"]["dirty"] else ""),
+        "commit": commit + (" and changes" if trained["git"]["dirty"] else ""),
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
         "keep": prepared["profile"]["keep"],
         "trained_on": trained_on,

@@ -109,6 +109,46 @@ def test_unavailable_package(tmp_path, index, monkeypatch):
     assert lines == ["skipped bb1: npm:heads@1.0: expected npm on this machine, found none"]
 
 
+NPM = """#!/bin/sh
+for option in "$@"; do [ "$option" = --silent ] && exit 1; done
+cat >&2 <<'EOF'
+npm error code {0}
+npm error errno {0}
+npm error {1}
+npm error A complete log of this run can be found in: /home/anna/.npm/_logs/debug-0.log
+EOF
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("EAI_AGAIN", "request to https://registry.npmjs.org/heads failed, reason: getaddrinfo EAI_AGAIN"),
+        ("E404", "404 Not Found - GET https://registry.npmjs.org/heads - Not found"),
+        ("ETARGET", "notarget No matching version found for heads@1.0."),
+    ],
+)
+def test_why_npm_fails_reaches_the_user(tmp_path, monkeypatch, code, why):
+    npm = tmp_path / "npm"
+    npm.write_text(NPM.format(code, why))
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(SourceUnavailable) as error:
+        fetch.fetch(wheel_head(source="npm:heads@1.0"), tmp_path / "cache")
+    assert why in str(error.value) and "anna" not in str(error.value)
+
+
+def test_a_file_without_a_hash_is_not_read(tmp_path, monkeypatch):
+    """A thousand scans are not hashed at each start to be compared with nothing."""
+    monkeypatch.setattr(fetch, "sha256", None)
+    (tmp_path / "one").mkdir()
+    for name in ("a.nii", "one/t1.nii"):
+        (tmp_path / name).write_bytes(HEAD)
+    assert fetch.fetch(Subject("a", "local", str(tmp_path / "a.nii")), tmp_path)
+    assert fetch.fetch(wheel_head(sha256=""), tmp_path)
+
+
 def test_local_files(tmp_path):
     (tmp_path / "a.nii").write_bytes(HEAD)
     a = Subject("a", "local", str(tmp_path / "a.nii"))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from sprl_utils import grade
+from sprl_utils import evaluation, grade
 from sprl_utils.files import sha256
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject, write_manifest
@@ -131,6 +132,35 @@ def test_a_broken_copy_fails_in_its_item_alone(copy, name):
     assert criterion in found
     beside = {"Data can be downloaded and checked", "Sources, licences and limits of the data are stated"}
     assert set(found) - {criterion} <= (beside if "manifest" in name else set()), found
+
+
+def test_the_digits_of_another_machine_fail_nothing(copy):
+    """A correct reproduction: all files of the run anew, with numbers that differ by less than is stated."""
+    demo = copy / "results/demo"
+    scores = pd.read_csv(demo / "metrics.csv")
+    scores["ssim"] -= 0.0004
+    scores["psnr"] += 0.02
+    scores.to_csv(demo / "metrics.csv", index=False)
+    table = evaluation.as_markdown(evaluation.results_table(scores, "whole"))
+    assert table.strip() not in (copy / "README.md").read_text()
+    (demo / "table.md").write_text(table)
+    summary = pd.read_csv(demo / "summary.csv")
+    for metric, change in (("ssim", -0.0004), ("psnr", 0.02)):
+        summary[f"{metric}_mean"] += change
+    summary.to_csv(demo / "summary.csv", index=False)
+    facts = json.loads((demo / "environment.json").read_text())
+    facts["outputs"]["results/demo/metrics.csv"] = sha256(demo / "metrics.csv")
+    (demo / "environment.json").write_text(json.dumps(facts))
+    assert failing(copy) == {}
+
+
+def test_a_run_without_git_is_no_failure(copy):
+    for path in (copy / "results/demo").glob("*environment.json"):
+        facts = json.loads(path.read_text()) | {"git": {"commit": None, "dirty": None}}
+        path.write_text(json.dumps(facts))
+    table = grade.grade(copy).set_index("criterion")["verdict"]
+    assert grade.FAIL not in set(table)
+    assert table["Functional: results can be traced"] == grade.NOT_APPLICABLE
 
 
 def test_weights_that_are_those_of_the_card_pass(copy):

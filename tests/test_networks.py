@@ -239,3 +239,22 @@ def test_comparators_see_as_far_as_they_say(model):
 def test_an_unknown_model_is_refused():
     with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'EDSR'"):
         networks.make_generator("EDSR")
+
+
+@pytest.mark.parametrize("model", networks.MODELS)
+def test_reading_weights_draws_no_random_number(model, tmp_path):
+    """Else a model that somebody adds would change every run that reads weights."""
+    written = networks.make_generator(model)
+    networks.save_weights(written, tmp_path / "w.safetensors")
+    before = torch.get_rng_state()
+    read = networks.load_generator(tmp_path / "w.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    pairs = zip(written.state_dict().items(), read.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    assert all(p.requires_grad and p.device.type == "cpu" for p in read.parameters())
+
+
+def test_weights_of_half_precision_are_read_in_single(tmp_path):
+    state = networks.make_generator().half().state_dict()
+    torch.save({k: v for k, v in state.items() if "num_batches" not in k}, tmp_path / "w.pt")
+    assert {v.dtype for v in networks.load_generator(tmp_path / "w.pt").parameters()} == {torch.float32}

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 from conftest import make_head
 
 from sprl_utils.manifest import Subject
+from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, load_prepared, prepare_all, prepare_subject
 
 
@@ -87,6 +90,45 @@ def test_what_is_there_is_kept_until_recipe_or_file_change(tmp_path, scan):
     before = np.array(again.hr)
     save(scan, make_head(seed=5) * 900)
     assert not np.array_equal(prepare_subject(subject_of(scan), [scan], out, Recipe(keep=0.5)).hr, before)
+
+
+def test_a_scan_is_known_by_its_bytes_wherever_and_whenever_they_lie(tmp_path, scan):
+    out, elsewhere = tmp_path / "out", tmp_path / "another name.nii.gz"
+    first = prepare_subject(subject_of(scan), [scan], out, Recipe())
+    made, voxels = (first.folder / "hr.npy").stat().st_mtime_ns, np.array(first.hr)
+    os.utime(scan, ns=(1, 1))
+    shutil.copyfile(scan, elsewhere)
+    for path in (scan, elsewhere):
+        again = prepare_subject(subject_of(path), [path], out, Recipe())
+        assert again.meta == first.meta and (again.folder / "hr.npy").stat().st_mtime_ns == made
+    scan.write_bytes(save(tmp_path / "other.nii.gz", make_head(seed=5) * 900).read_bytes())
+    os.utime(scan, ns=(1, 1))
+    assert not np.array_equal(prepare_subject(subject_of(scan), [scan], out, Recipe()).hr, voxels)
+
+
+def test_a_head_that_changes_sides_in_the_manifest_changes_sides(tmp_path, scan):
+    """Its voxels are as they were, so they are not made again."""
+    out = tmp_path / "out"
+    made = set()
+    for split in ("train", "test"):
+        prepare_all([subject_of(scan, split=split)], {"s1": [scan]}, out, Recipe())
+        (head,) = load_prepared(out, split)
+        made.add((head.folder / "hr.npy").stat().st_mtime_ns)
+    assert len(made) == 1
+
+
+def test_a_folder_that_knows_its_files_by_name_and_time_stays(tmp_path, scan):
+    """As earlier versions wrote it: runs on it go on until its files are touched."""
+    subject, out = subject_of(scan), tmp_path / "out"
+    meta = prepare_subject(subject, [scan], out, Recipe()).meta
+    info = scan.stat()
+    files = [[scan.name, info.st_size, info.st_mtime_ns]]
+    earlier = meta | {"made_from": meta["made_from"] | {"sha256": subject.sha256, "files": files}}
+    (out / "s1" / "meta.json").write_text(json.dumps(earlier))
+    prepare_subject(subject, [scan], out, Recipe())
+    assert Prepared(out / "s1").meta == earlier
+    os.utime(scan, ns=(1, 1))
+    assert prepare_subject(subject, [scan], out, Recipe()).meta == meta
 
 
 def test_a_bad_head_is_listed_and_left_out_unless_asked(tmp_path, scan):

@@ -19,7 +19,7 @@ from sprl_utils import profiles, stages, training
 from sprl_utils.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
-SOURCES = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.py"))
+SOURCES = profiles.study_notebooks(REPOSITORY / "notebooks")
 FROZEN = {"pretrain": {"norm_patches": 3}, "gan": {}}  # the GAN stage never changes BatchNorm's statistics
 
 

@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,43 @@ def test_environment_says_what_ran(tmp_path):
     assert found["profile"] == expected
     assert found["inputs"]["pyproject.toml"] == files.sha256(ROOT / "pyproject.toml")
     assert found["inputs"][f"{provenance.OUTSIDE}, file 2"] == files.sha256(outside)
-    assert found["cpu"]["count"] == os.cpu_count() and found["outputs"] == {}
+    assert found["cpu"]["count"] <= os.cpu_count() and found["outputs"] == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be taken away here")
+def test_the_number_of_processors_is_of_those_allowed():
+    """As SLURM and containers give them: one of many."""
+    code = (
+        "import os; os.cpu_count = lambda: 96; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from sprl_utils import provenance, stages\n"
+        "threads = stages.processes_command([], 1)[1]['OMP_NUM_THREADS']\n"
+        "print(provenance.environment({})['cpu']['count'], threads)"
+    )
+    plain = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1"], done.stderr
+
+
+def test_a_hash_is_remembered_until_the_file_changes(monkeypatch, tmp_path):
+    for folder in ("sprl_utils", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "sprl_utils" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provenance, "TICK", 0)
+    read, scan = [], tmp_path / "anna.nii"
+    monkeypatch.setattr(provenance, "sha256", lambda path: read.append(path) or files.sha256(path))
+    scan.write_bytes(b"abc")
+    time.sleep(0.01)
+    found = [provenance.known_sha256(scan) for _ in range(3)]
+    assert set(found) == {files.sha256(scan)} and len(read) == 1
+    scan.write_bytes(b"abd")  # of the same size
+    assert provenance.known_sha256(scan) == files.sha256(scan) != found[0]
+    assert not any("anna" in str(path.relative_to(tmp_path)) for path in tmp_path.rglob("runs/cache/**/*"))
+    monkeypatch.setattr(provenance, "TICK", 3600)  # it may change again without a newer time
+    scan.write_bytes(b"abe")
+    before = len(read)
+    assert provenance.known_sha256(scan) == provenance.known_sha256(scan) and len(read) == before + 2
 
 
 def test_environment_names_no_person_and_no_place(tmp_path):
@@ -98,6 +135,39 @@ def test_dirty_is_any_change_but_to_results(tmp_path):
     (tmp_path / "code.py").write_text("2")
     assert provenance._git(tmp_path)["dirty"] is True
     assert len(provenance._git(tmp_path)["commit"]) == 40
+
+
+def test_files_in_the_repository_of_another_work_have_no_commit(tmp_path):
+    inner = tmp_path / "tools" / "study"
+    inner.mkdir(parents=True)
+    (inner / "code.py").write_text("1")
+    git = ["git", "-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "other work"], check=True)
+    assert provenance._git(inner) == {"commit": None, "dirty": None}
+    subprocess.run([*git, "add", "."], check=True)  # now it is part of that work
+    subprocess.run([*git, "commit", "--quiet", "-m", "study"], check=True)
+    assert len(provenance._git(inner)["commit"]) == 40
+
+
+@pytest.mark.parametrize("name", ["anna's study", "runs [v1]", 'a "b" & #c', "Kopf-Größe"])
+def test_no_place_is_left_in_a_notebook(tmp_path, name):
+    root = tmp_path / name
+    note = {"text": [f"{root}/sprl_utils/prepare.py:3: UserWarning: {root}/x", "anna's study/ [v1]/"]}
+    text = json.dumps(note, indent=1, ensure_ascii=False)
+    kept = json.loads(provenance.without_place(text, root))
+    assert kept == {"text": ["sprl_utils/prepare.py:3: UserWarning: x", note["text"][1]]}
+
+
+def test_a_run_that_is_validated_anew_was_still_trained_where_it_was(tmp_path):
+    trained = {"git": {"commit": "a"}, "profile": {"steps": 5, "validation_patches": 1},
+               "outputs": {"w.safetensors": "1", "history.csv": "2"}}  # fmt: skip
+    looked = {"git": {"commit": "b"}, "profile": {"steps": 5, "validation_patches": 3},
+              "outputs": {"w.safetensors": "1", "history.csv": "3"}}  # fmt: skip
+    provenance.told_once(tmp_path, trained)
+    told = provenance.told_once(tmp_path, looked)
+    assert told == looked | {"git": {"commit": "a"}}
+    assert json.loads((tmp_path / "environment.json").read_text()) == told
 
 
 def test_a_missing_input_is_said():

@@ -1,11 +1,14 @@
 import copy
+import errno
 import itertools
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 import torch
 from conftest import make_head, write_prepared
 
-from sprl_utils import losses, training
+from sprl_utils import losses, networks, training
 from sprl_utils.networks import Generator, load_generator, save_weights
 from sprl_utils.patches import Prepared, RandomPatches
 
@@ -35,14 +38,16 @@ GAN = training.GanSettings(
 )
 
 
-def run_pretrain(prepared: Path, out: Path, start: Path | None = None, **changes) -> pd.DataFrame:
+def run_pretrain(
+    prepared: Path, out: Path, start: Path | None = None, validation_patches: int = 1, **changes
+) -> pd.DataFrame:
     patches = RandomPatches([Prepared(prepared / "train-head")], 8, seed=0)
     settings = training.PretrainSettings(**(vars(PRETRAIN) | changes))
     fabric = training.make_fabric("cpu", "32-true")
-    return training.pretrain(patches, patches, 1, out, settings, fabric, start=start)
+    return training.pretrain(patches, patches, validation_patches, out, settings, fabric, start=start)
 
 
-def run_gan(prepared: Path, out: Path, precision: str = "32-true", **changes) -> pd.DataFrame:
+def run_gan(prepared: Path, out: Path, precision: str = "32-true", crop: int = 16, **changes) -> pd.DataFrame:
     patches = RandomPatches([Prepared(prepared / "train-head")], 16, seed=0)
     start = out.parent / "start.safetensors"
     if not start.exists():
@@ -56,7 +61,7 @@ def run_gan(prepared: Path, out: Path, precision: str = "32-true", **changes) ->
         out,
         settings,
         training.make_fabric("cpu", precision),
-        [16, 16, 16],
+        [crop] * 3,
     )
 
 
@@ -155,6 +160,8 @@ def test_fine_tuning_begins_with_the_given_weights_and_their_scores(heads, tmp_p
     save_weights(Generator(), start)  # other weights are another run
     assert list(run_pretrain(tmp_path / "prepared", second, start)["step"]) == [0, 2, 4, 6, 8, 9]
     assert (tmp_path / "second.before-1").is_dir()
+    assert list(run_pretrain(tmp_path / "prepared", second)["step"]) == [2, 4, 6, 8, 9]  # and so are none
+    assert (tmp_path / "second.before-2").is_dir()
     with pytest.raises(ValueError, match="generator.safetensors: expected FSRCNN, found Generator"):
         run_pretrain(tmp_path / "prepared", tmp_path / "third", start, model="FSRCNN")
 
@@ -237,6 +244,111 @@ def test_other_settings_start_anew_and_keep_the_old_run(heads, tmp_path, capsys)
     assert "other settings (learning_rate); moved it to run.before-1" in capsys.readouterr().out
     assert (tmp_path / "run.before-1" / "generator.safetensors").read_bytes() == old
     assert (tmp_path / "run" / "generator.safetensors").read_bytes() != old
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "less"),
+    [("pretrain", {"steps": 6, "rate_schedule": "constant"}, 3), ("gan", {"steps": 9}, 6)],
+)
+def test_more_steps_and_other_looks_go_on_from_where_a_finished_run_ended(
+    stage, settings, less, heads, tmp_path, capsys
+):
+    """No step of these depends on how many there are, so the weights are those of one run from the start."""
+    prepared, whole, longer = tmp_path / "prepared", tmp_path / "whole", tmp_path / "longer"
+    RUNS[stage](prepared, whole, **settings)
+    looks = {"every": 4} | ({"validate_every": 5} if stage == "gan" else {})
+    RUNS[stage](prepared, longer, **settings | {"steps": less} | looks)
+    steps = RUNS[stage](prepared, longer, **settings)["step"]
+    assert less in set(steps) and steps.iloc[-1] == settings["steps"] and steps.is_monotonic_increasing
+    assert same_files(whole, longer, ["generator.safetensors"])
+    assert not list(tmp_path.glob("*.before-*"))
+    RUNS[stage](prepared, longer, **settings | {"steps": less})
+    told = f"({settings['steps']} steps done, {less} asked for); moved it to longer.before-1"
+    assert told in capsys.readouterr().out
+
+
+def test_another_number_of_steps_is_another_run_where_the_rate_depends_on_it(heads, tmp_path, capsys):
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=4)
+    assert "other settings (steps); moved it to run.before-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting", "values", "scores"),
+    [
+        ("pretrain", "validation_patches", (1, 3), ["l1", "psnr", "ssim"]),
+        ("gan", "crop", (16, 24), ["psnr", "ssim", "nrmse"]),
+    ],
+)
+def test_scores_of_other_validation_settings_never_share_a_table(
+    stage, setting, values, scores, heads, tmp_path
+):
+    """Training is kept; the last row holds what a run with today's settings finds, no other row a score."""
+    prepared, few = tmp_path / "prepared", {"steps": 4, "every": 2}
+    few |= {"validate_every": 2} if stage == "gan" else {}
+    first = RUNS[stage](prepared, tmp_path / "run", **few, **{setting: values[0]})
+    assert first[scores].notna().all(axis=None)
+    wanted = RUNS[stage](prepared, tmp_path / "wanted", **few, **{setting: values[1]})
+    with pytest.warns(UserWarning, match="run: found scores measured with another choice of validation"):
+        again = RUNS[stage](prepared, tmp_path / "run", **few, **{setting: values[1]})
+    assert again[scores].iloc[:-1].isna().all(axis=None)
+    np.testing.assert_array_equal(again[scores].iloc[-1], wanted[scores].iloc[-1])
+    others = [c for c in first if c not in scores]
+    pd.testing.assert_frame_equal(again[others], first[others])
+    assert same_files(tmp_path / "run", tmp_path / "wanted", ["generator.safetensors"])
+    assert not list(tmp_path.glob("*.before-*"))
+    with warnings.catch_warnings(action="error"):
+        opened = RUNS[stage](prepared, tmp_path / "run", **few, **{setting: values[1]})
+    pd.testing.assert_frame_equal(opened, again)
+
+
+def test_what_the_manifest_says_of_a_head_is_no_other_run(heads, tmp_path, capsys):
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+    for change, moved in (({"group": "twins", "kind": "average"}, False), ({"keep": None}, True)):
+        meta = heads["train"].folder / "meta.json"
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | change))
+        run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+        assert ("(training patches); moved it" in capsys.readouterr().out) == moved
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_a_checkpoint_of_an_earlier_version_is_resumed(stage, heads, tmp_path):
+    """It numbers what it read, and lacks a setting that came later and the validation settings."""
+    prepared, out = tmp_path / "prepared", tmp_path / "run"
+    RUNS[stage](prepared, out, steps=2)
+    state = training.read_checkpoint(out / "checkpoint.pt")
+    facts = state["fingerprint"]
+    patches = RandomPatches([Prepared(prepared / "train-head")], facts.get("patch_size", 8), seed=0)
+    facts["data 1"] = training._digest(patches, without=())
+    start = facts.pop("start weights")
+    facts |= {"data 2": "of the validation patches"} if stage == "pretrain" else {"data 2": start}
+    for later in ("training patches", "weight_clip", "norm_patches"):
+        facts.pop(later, None)
+    del state["measured_on"]
+    torch.save(state, out / "checkpoint.pt")
+    with pytest.warns(UserWarning, match="scored anew"):
+        RUNS[stage](prepared, out, steps=2)
+    assert not list(tmp_path.glob("*.before-*"))
+
+
+def test_no_random_number_of_a_run_depends_on_the_models_that_there_are(heads, tmp_path, monkeypatch):
+    RUNS["gan"](tmp_path / "prepared", tmp_path / "few", steps=2)
+    models = {"DCSRN": networks.DCSRN, **networks.MODELS, "another": networks.FSRCNN3d}
+    monkeypatch.setattr(networks, "MODELS", models)
+    RUNS["gan"](tmp_path / "prepared", tmp_path / "more", steps=2)
+    assert same_files(tmp_path / "few", tmp_path / "more", ["discriminator.safetensors"])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_training_goes_on(code, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.warns(UserWarning, match=f"found one without .{os.strerror(code)}"):
+        training._lock(tmp_path / "run")
+    with warnings.catch_warnings(action="error"):
+        training._lock(tmp_path / "run")  # said once
 
 
 def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):

@@ -1,0 +1,67 @@
+"""Whether a run gave the committed numbers again: ``python -m sprl_utils.reproduction PROFILE``."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from sprl_utils.provenance import repo_root, run_git
+
+#: A rerun on other hardware may differ by this much: dB, SSIM, NRMSE.
+SPREAD = {"psnr": 0.05, "ssim": 0.002, "nrmse": 0.001}
+UNITS = {"psnr": "dB PSNR", "ssim": "SSIM", "nrmse": "NRMSE"}
+KEYS = ["subject", "method", "region"]
+
+
+def committed(root: Path, profile: str) -> pd.DataFrame | None:
+    """Scores of a profile as committed, whatever a run has written since; None: it has none.
+
+    Raises:
+        LookupError: these files are in no git repository.
+    """
+    table = f"results/{profile}/metrics.csv"
+    try:
+        run_git(root, "ls-files", "--error-unmatch", ".")  # fails in a repository that is another's
+        if not run_git(root, "ls-tree", "HEAD", table):
+            return None
+        return pd.read_csv(io.StringIO(run_git(root, "show", f"HEAD:./{table}")))
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LookupError(f"{table}: expected the committed one from git, found no repository") from error
+
+
+def verdict(told: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
+    """Whether the scores ``found`` reproduce ``told``, and the sentence that says so."""
+    both = told.merge(found, "outer", KEYS, suffixes=("", "_again"), indicator="side")
+    alone = both.loc[both["side"] != "both", KEYS].agg(", ".join, axis=1)
+    if len(alone):
+        return False, f"not reproduced: {len(alone)} rows are in one table alone, first {alone.iloc[0]}"
+    again = both[[f"{m}_again" for m in SPREAD]].set_axis(list(SPREAD), axis=1)
+    apart = (again - both[[*SPREAD]]).abs().mask(again == both[[*SPREAD]], 0).fillna(float("inf"))
+    most, where = apart.max(), apart.idxmax()
+    largest = ", ".join(f"{most[m]:.4f} {UNITS[m]}" for m in SPREAD)
+    allowed = ", ".join(f"{limit:g} {UNITS[m]}" for m, limit in SPREAD.items())
+    over = [m for m, limit in SPREAD.items() if most[m] > limit]
+    if not over:
+        return True, f"reproduced within {allowed}; the largest differences are {largest}"
+    rows = "; ".join(f"{UNITS[m]} of {', '.join(both.loc[where[m], KEYS])}" for m in over)
+    return False, f"not reproduced: the largest differences are {largest}, allowed are {allowed}; see {rows}"
+
+
+def main(profile: str) -> None:
+    """Print the verdict on ``results/<profile>/`` where the profile has committed scores."""
+    root = repo_root()
+    try:
+        told = committed(root, profile)
+    except LookupError as error:
+        print(f"Reproduction: unknown ({error})")
+        return
+    if told is not None:
+        print(f"Reproduction: {verdict(told, pd.read_csv(root / 'results' / profile / 'metrics.csv'))[1]}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
