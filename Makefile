@@ -129,8 +129,10 @@ clean:  ## Delete runs/<profile>/; the downloaded heads and results/ stay
 	rm -rf $(run)
 
 # --- the environment --------------------------------------------------------------------------------------------
+# PATH begins with .venv/bin, whose python cannot build the folder that it lies in anew.
 .venv/installed: environment.yml
-	@for python in python3.11 python3 python3.12 python3.13; do \
+	@PATH="$${PATH#"$$PWD/.venv/bin:"}"; \
+	for python in python3.11 python3 python3.12 python3.13; do \
 	  $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found=$$python && break; \
 	done; \
 	if [ -z "$$found" ]; then \
