@@ -1,7 +1,7 @@
 """Thick slices and large voxels, which the weights never learned from: is the network above a cubic spline?
 
-``python -m sprl_utils.thick`` averages the voxels of the demo's test heads, lets `sprl_utils.apply` bring
-them back with weights that have not seen the person, and writes ``results/thick/``.
+``python -m sprl_utils.thick`` averages the voxels of the demo's test heads in a box in their middle, lets
+`sprl_utils.apply` bring them back with weights that have not seen the person, and writes ``results/thick/``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import environment, repo_root, tune_process, write_json
+from sprl_utils.training import central_box
 from sprl_utils.volumes import Volume, head_masks, intensity_scale, read_volume
 from sprl_utils.weights import find_weights
 
 #: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices and rows.
 CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
+#: A box that all factors divide; it holds most of the brain, scalp and air.
+BOX = (120, 160, 120)
 #: Test head -> ending of the weights that have not seen the person.
 HEADS = {"colin27": "without_colin27", "bb1": "without_bb"}
 
@@ -42,9 +45,8 @@ def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 def compare(head: Volume, factors: Sequence[int], weights: str) -> list[dict]:
     """One row per method and region: a head averaged, and brought back to its own grid."""
-    shape = [n - n % f for n, f in zip(head.data.shape, factors, strict=True)]
-    hr = head.data[tuple(slice(0, n) for n in shape)]
-    hr = np.clip(hr / np.float32(intensity_scale(hr)), 0, CLIP)
+    box = central_box(head.data.shape, BOX)
+    hr = np.clip(head.data / np.float32(intensity_scale(head.data)), 0, CLIP)[box]
     low = averaged(hr, factors)
     scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
     plan = make_plan(scan, upsample=factors)
@@ -56,7 +58,7 @@ def compare(head: Volume, factors: Sequence[int], weights: str) -> list[dict]:
         "zero-filled": zero_filled,
         plan.weights: sharpen(scan, plan, generator, dtype=dtype)[0].data,
     }
-    masks = {"whole": None, "brain": head_masks(hr, head.voxel_size)[1]}
+    masks = {"box": None, "brain": head_masks(head.data, head.voxel_size)[1][box]}
     facts = {"averaged": " ".join(map(str, factors))}
     return [
         facts | {"method": name} | row
