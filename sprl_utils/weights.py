@@ -61,8 +61,9 @@ zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels abov
 
 **Limits.** T1-weighted heads of adults at 1 mm. Learned from two people at most, group averages and
 synthetic heads; one seed. The recipe was chosen while bb was trained on. Low resolution was simulated by
-cutting k-space on two axes, on HR's intensity scale; thick slices, coarse along one axis, were never shown to
-them nor measured. What the network adds is a guess: not for diagnosis.
+cutting k-space on two axes, on HR's intensity scale. Thick slices and scans coarse on one or three axes were
+never shown to them; `results/thick/` compares them with a cubic spline there. What the network adds is a
+guess: not for diagnosis.
 """
 
 
