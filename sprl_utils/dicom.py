@@ -40,7 +40,7 @@ def from_dicom(source: str | os.PathLike, into: str | os.PathLike) -> list[Path]
     run = subprocess.run(
         [*_command(), "-z", "n", "-b", "y", "-f", "%s_%d", "-o", str(into), str(source)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         stdin=subprocess.DEVNULL,
     )
