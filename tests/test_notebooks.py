@@ -60,7 +60,7 @@ def test_committed_notebook_holds_nothing_that_changes_with_each_run(source):
     assert notebook.metadata.kernelspec.name == "python3"
     assert not [cell for cell in notebook.cells if set(cell.metadata) - {"tags"}]
     paths = r'"/[^"]*/sprl_utils/'  # of the machine that ran it, in warnings
-    assert not re.search(paths, source.with_suffix(".ipynb").read_text())
+    assert not re.search(paths, source.with_suffix(".ipynb").read_text(encoding="utf-8"))
 
 
 def executed(root: Path) -> list[Path]:
@@ -121,7 +121,7 @@ def test_code_cells_define_nothing(source):
 def test_parameters_are_literals_each_with_help(source):
     """One ``=`` a line: papermill reads the comment behind it as the parameter's help."""
     assert notebook_parameters(source)["profile"] == "smoke"
-    (cell,) = PARAMETERS_CELL.findall(source.read_text())
+    (cell,) = PARAMETERS_CELL.findall(source.read_text(encoding="utf-8"))
     for line in cell.strip().splitlines():
         assert re.fullmatch(r"[a-z][a-z0-9_]* = [^=#]+  # [^=]+", line), line
 
@@ -133,7 +133,7 @@ def test_profile_fits_the_notebooks(profile):
 
 @each_profile
 def test_profile_opens_with_its_command_and_its_needs(profile):
-    first, *rest = profile.read_text().splitlines()
+    first, *rest = profile.read_text(encoding="utf-8").splitlines()
     stem = profile.stem
     command = rf"make reproduce( PROFILE={stem}){'?' if stem == 'demo' else ''}"
     if stem in ("bench", "rehearsal"):

@@ -126,7 +126,9 @@ def test_processes_that_fail_are_reported_in_one_line(checkout, capfd):
     assert "sprl train: expected 2 processes to finish, found one that failed" in capfd.readouterr().err
     with pytest.raises(RuntimeError, match=r"expected 2 processes .* see runs/tiny/gan.log"):
         stages.in_processes("gan", profiles.all_parameters(SOURCES) | TINY, 2)
-    assert "pretrain/generator.safetensors: expected" in (checkout / "runs/tiny/gan.log").read_text()
+    assert "pretrain/generator.safetensors: expected" in (checkout / "runs/tiny/gan.log").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("stage", stages.NOTEBOOKS)
@@ -135,7 +137,7 @@ def test_processes_that_fail_are_reported_in_one_line(checkout, capfd):
 )
 def test_settings_are_those_that_the_notebook_writes_out(stage, profile):
     """The notebook's own expression, evaluated with the profile's parameters."""
-    notebook = ast.parse((REPOSITORY / "notebooks" / stages.NOTEBOOKS[stage]).read_text())
+    notebook = ast.parse((REPOSITORY / "notebooks" / stages.NOTEBOOKS[stage]).read_text(encoding="utf-8"))
     plan = next(
         node.value
         for node in ast.walk(notebook)
