@@ -78,6 +78,16 @@ def test_one_process_is_killed_and_the_run_goes_on_from_its_checkpoint(heads, tm
     assert same_files(whole, killed, ["generator.safetensors", "history.csv"])
 
 
+def test_all_processes_score_anew_where_the_validation_settings_changed(heads, tmp_path):
+    prepared, out = tmp_path / "prepared", tmp_path / "run"
+    finish(in_two("pretrain", prepared, out, steps=2))
+    weights = (out / "generator.safetensors").read_bytes()
+    told = finish(in_two("pretrain", prepared, out, steps=2, validation_patches=3))
+    assert told.count("found scores measured with another choice of validation_patches") == 1
+    assert (out / "generator.safetensors").read_bytes() == weights
+    assert training.read_checkpoint(out / "checkpoint.pt")["measured_on"]["validation_patches"] == 3
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
     """A checkout with its own runs/, in which one profile is prepared."""
