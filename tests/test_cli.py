@@ -10,6 +10,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import like_a_scan
 
 from sprl_utils import __version__, cli, progress
@@ -399,7 +400,15 @@ def test_wrong_weights_are_one_line(tmp_path, capsys, options, words):
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
 
 
-def test_precision_and_quiet(tmp_path, resolve, capsys):
+@pytest.fixture
+def same_threads():
+    """Puts torch's threads back after the test: results of other tests depend on them to the last bit."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_precision_and_quiet(tmp_path, resolve, capsys, same_threads):
     scan = save(tmp_path / "scan.nii.gz", blob())
     for precision, told in (("fp32", "float32"), ("bf16", "bfloat16")):
         out = tmp_path / f"{precision}.nii.gz"
