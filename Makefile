@@ -32,7 +32,9 @@ unexport JUPYTER_PATH
 run := runs/$(PROFILE)
 out := results/$(PROFILE)
 profile := notebooks/profiles/$(PROFILE).yaml
-package := $(wildcard sprl_utils/*.py)
+# The rooms that notebooks import; the command, the site and grading are not among them.
+package := $(wildcard sprl_utils/*.py sprl_utils/extras/*.py)
+comparison := $(wildcard sprl_utils/comparison/*.py)
 profiles := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
 ifneq ($(filter reproduce clean,$(MAKECMDGOALS)),)
   # One name of a profile, and no pattern or path: `clean` deletes the folder of that name.
@@ -51,7 +53,7 @@ help:  ## Print this
 
 reproduce: $(stages:%=$(out)/%.ipynb)  ## Run the four notebooks into results/<profile>/ (PROFILE=demo)
 	@echo "Done: notebooks, tables and figures are in $(out)/"
-	@$(python) -m sprl_utils.reproduction $(PROFILE)
+	@$(python) -m sprl_utils.grading.reproduction $(PROFILE)
 
 bench:  ## Time the original procedure against this study's into results/bench/
 	@$(MAKE) --no-print-directory PROFILE=bench results/bench/05_speed.ipynb
@@ -74,7 +76,8 @@ $(run)/01_prepare_data.ipynb: $(wildcard data_manifest/*.csv)
 $(run)/02_pretrain_generator.ipynb: $(run)/01_prepare_data.ipynb
 $(run)/03_train_gan.ipynb: $(run)/02_pretrain_generator.ipynb
 $(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
-$(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb
+$(run)/05_speed.ipynb: $(comparison)
+$(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb $(comparison)
 
 study:  ## Train for long, with one person held out and then the other (resumable)
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
@@ -83,22 +86,22 @@ study:  ## Train for long, with one person held out and then the other (resumabl
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27_2x2
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb_2x2
 	@$(MAKE) --no-print-directory PROFILE=study_all_2x2 results/study_all_2x2/02_pretrain_generator.ipynb
-	@$(python) -m sprl_utils.weights
+	@$(python) -m sprl_utils.extras.weights
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
 	@$(MAKE) --no-print-directory claims
 
 rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, timed, into results/rehearsal/
-	@$(python) -m sprl_utils.rehearsal
+	@$(python) -m sprl_utils.comparison.rehearsal
 
 report: $(ready)  ## Write a site of results/<profile>/ that opens without server and network
-	@$(python) -m sprl_utils.report $(PROFILE)
+	@$(python) -m sprl_utils.grading.report $(PROFILE)
 
 grade: $(ready)  ## Check the study against the checklists for reproducible work (FULL=1: the demo again, too)
-	@$(python) -m sprl_utils.grade $(if $(FULL),--full)
+	@$(python) -m sprl_utils.grading.grade $(if $(FULL),--full)
 
 claims: $(ready)  ## Write results/study/claims.md from the tables in results/
-	@$(python) -m sprl_utils.claims
+	@$(python) -m sprl_utils.grading.claims
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .

@@ -47,7 +47,8 @@ stop_at_failure = False  # stop at a head that fails; else it is listed and left
 import numpy as np
 import pandas as pd
 
-from sprl_utils import figures, manifest as manifests, prepare, synthetic
+from sprl_utils import figures, manifest as manifests, prepare
+from sprl_utils.extras import synthetic
 from sprl_utils.fetch import fetch_all
 from sprl_utils.patches import RandomPatches, grid_corners
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -112,8 +113,10 @@ pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 shown = prepare.load_prepared(runs / "prepared", "train")[0]
 hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
 clipped = hr >= np.float32(prepare.CLIP)
-print(f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.3%}) are clipped at "
-      f"{prepare.CLIP} of the scale, {(clipped & shown.brain).sum():,} of them in the brain")
+print(
+    f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.3%}) are clipped at "
+    f"{prepare.CLIP} of the scale, {(clipped & shown.brain).sum():,} of them in the brain"
+)
 
 # %% [markdown]
 # The same head before and after the cut. First in k-space:
@@ -198,8 +201,14 @@ print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 # %%
 inputs = [path for head in prepared for path in files[head.meta["id"]]]
 heads = {head.meta["id"]: head.meta["split"] for head in prepared}
-used = {"profile": profile, **vars(recipe), "seed": seed, "heads": heads,
-        "synthetic_heads": synthetic_heads, **process}
+used = {
+    "profile": profile,
+    **vars(recipe),
+    "seed": seed,
+    "heads": heads,
+    "synthetic_heads": synthetic_heads,
+    **process,
+}
 write_json(results / "01_environment.json", environment(used, inputs=inputs))
 
 # %% [markdown]

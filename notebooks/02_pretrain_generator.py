@@ -53,7 +53,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sprl_utils import figures, stages, training, viewer
+from sprl_utils import figures, stages, training
+from sprl_utils.extras import viewer
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -82,8 +83,10 @@ figures.banner(profile)
 
 # %%
 generator = make_generator(model, init)
-print(f"{count_parameters(generator):,} parameters, sees {generator.receptive_radius} voxels to each side, "
-      f"{multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a 64-cube")
+print(
+    f"{count_parameters(generator):,} parameters, sees {generator.receptive_radius} voxels to each side, "
+    f"{multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a 64-cube"
+)
 assert count_parameters(generator) == 411_648 or model != "mDCSRN"
 
 # %% tags=["nbval-check-output"]
@@ -124,17 +127,38 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 # %%
 fabric = training.make_fabric(device, precision)
 plan = training.PretrainSettings(
-    steps=pretrain_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
-    rate_reconstruction=rate_reconstruction, rate_compressors=rate_compressors, rate_schedule=rate_schedule,
-    rate_warmup=rate_warmup, average=average, model=model, init=init, seed=seed, every=pretrain_every)
-panels = {"L1": {"train_l1": "training", "l1": "validation"},
-          "PSNR (dB)": {"psnr": "validation"}, "SSIM": {"ssim": "validation"}}
+    steps=pretrain_steps,
+    batch_size=batch_size,
+    learning_rate=pretrain_learning_rate,
+    rate_reconstruction=rate_reconstruction,
+    rate_compressors=rate_compressors,
+    rate_schedule=rate_schedule,
+    rate_warmup=rate_warmup,
+    average=average,
+    model=model,
+    init=init,
+    seed=seed,
+    every=pretrain_every,
+)
+panels = {
+    "L1": {"train_l1": "training", "l1": "validation"},
+    "PSNR (dB)": {"psnr": "validation"},
+    "SSIM": {"ssim": "validation"},
+}
 live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 if devices > 1:
     history = stages.in_processes("pretrain", globals(), devices, live)
 else:
-    history = training.pretrain(train, validation, validation_patches, runs / "pretrain", plan, fabric, live,
-                                root / start_weights if start_weights else None)
+    history = training.pretrain(
+        train,
+        validation,
+        validation_patches,
+        runs / "pretrain",
+        plan,
+        fabric,
+        live,
+        root / start_weights if start_weights else None,
+    )
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)
@@ -149,9 +173,15 @@ figures.save(figure, results / "figures" / "pretrain_curves.png")
 # first and the last point as numbers:
 
 # %%
-pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
-              *({"image": f"SR, step {history['step'].iloc[i]:.0f}", **history.iloc[i][list(lr_scores)]}
-                for i in (0, -1))]).round(4)
+pd.DataFrame(
+    [
+        {"image": "zero-filled LR", **lr_scores},
+        *(
+            {"image": f"SR, step {history['step'].iloc[i]:.0f}", **history.iloc[i][list(lr_scores)]}
+            for i in (0, -1)
+        ),
+    ]
+).round(4)
 
 # %% [markdown]
 # ## Along the way
@@ -162,8 +192,10 @@ pd.DataFrame([{"image": "zero-filled LR", **lr_scores},
 saved = sorted((runs / "pretrain" / "examples").glob("*.npy"))
 chosen = [saved[i] for i in np.unique(np.linspace(0, len(saved) - 1, 5).round().astype(int))]
 number = np.argmax([validation.patch(i)[1].std() for i in range(validation_patches)])
-figure = figures.examples({f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen},
-                          validation.subject(number).meta["affine"])
+figure = figures.examples(
+    {f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen},
+    validation.subject(number).meta["affine"],
+)
 figures.save(figure, results / "figures" / "pretrain_examples.png")
 
 # %% [markdown]
@@ -174,9 +206,17 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 # %%
 history.to_csv(results / "pretrain_history.csv", index=False)
 outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
-used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patch_size": patch_size,
-        "patches": patches, "flips": flips, "validation_patches": validation_patches, "processes": devices,
-        **process}
+used = {
+    "profile": profile,
+    **training.describe_fabric(fabric),
+    **vars(plan),
+    "patch_size": patch_size,
+    "patches": patches,
+    "flips": flips,
+    "validation_patches": validation_patches,
+    "processes": devices,
+    **process,
+}
 inputs = [root / start_weights] if start_weights else []
 told = told_once(runs / "pretrain", environment(used, inputs=inputs, outputs=outputs))
 write_json(results / "02_environment.json", told)

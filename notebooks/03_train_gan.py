@@ -53,7 +53,8 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import figures, stages, training, viewer
+from sprl_utils import figures, stages, training
+from sprl_utils.extras import viewer
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -117,19 +118,36 @@ start = runs / "pretrain" / "generator.safetensors"
 # %%
 fabric = training.make_fabric(device, precision)
 plan = training.GanSettings(
-    steps=gan_steps, batch_size=batch_size, learning_rate=gan_learning_rate, warmup=gan_warmup,
-    d_per_g=d_per_g, extra_every=extra_every, extra=extra, adversarial_weight=adversarial_weight,
-    penalty_weight=penalty_weight, patch_size=patch_size, head=discriminator_head,
-    negative_slope=negative_slope, width=discriminator_width, seed=seed, every=gan_every,
-    validate_every=gan_validate_every)
-panels = {"Wasserstein estimate": {"wasserstein": "D steps"}, "gradient penalty": {"penalty": "D steps"},
-          "L1 of G": {"l1": "training, G steps"}, "mean change of G's weights": {"weight_change": "G"}}
+    steps=gan_steps,
+    batch_size=batch_size,
+    learning_rate=gan_learning_rate,
+    warmup=gan_warmup,
+    d_per_g=d_per_g,
+    extra_every=extra_every,
+    extra=extra,
+    adversarial_weight=adversarial_weight,
+    penalty_weight=penalty_weight,
+    patch_size=patch_size,
+    head=discriminator_head,
+    negative_slope=negative_slope,
+    width=discriminator_width,
+    seed=seed,
+    every=gan_every,
+    validate_every=gan_validate_every,
+)
+panels = {
+    "Wasserstein estimate": {"wasserstein": "D steps"},
+    "gradient penalty": {"penalty": "D steps"},
+    "L1 of G": {"l1": "training, G steps"},
+    "mean change of G's weights": {"weight_change": "G"},
+}
 live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 if devices > 1:
     history = stages.in_processes("gan", globals(), devices, live)
 else:
-    history = training.train_gan(start, train, validation_heads, runs / "gan", plan, fabric, validation_crop,
-                                 live)
+    history = training.train_gan(
+        start, train, validation_heads, runs / "gan", plan, fabric, validation_crop, live
+    )
 
 # %%
 figure = figures.curves(history, panels)
@@ -167,8 +185,16 @@ pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN tr
 # %%
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
-used = {"profile": profile, **training.describe_fabric(fabric), **vars(plan), "patches": patches,
-        "flips": flips, "validation_crop": validation_crop, "processes": devices, **process}
+used = {
+    "profile": profile,
+    **training.describe_fabric(fabric),
+    **vars(plan),
+    "patches": patches,
+    "flips": flips,
+    "validation_crop": validation_crop,
+    "processes": devices,
+    **process,
+}
 told = told_once(runs / "gan", environment(used, inputs=[start], outputs=outputs))
 write_json(results / "03_environment.json", told)
 

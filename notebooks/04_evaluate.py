@@ -38,12 +38,13 @@ precision = "auto"  # "auto", "32-true" or "bf16-mixed"
 import numpy as np
 import pandas as pd
 
-from sprl_utils import evaluation, figures, rescan, viewer
+from sprl_utils import evaluation, figures
+from sprl_utils.extras import rescan, viewer
+from sprl_utils.extras.weights import LONG, held_out_rows
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 from sprl_utils.training import describe_fabric, fabric_dtype, make_fabric
-from sprl_utils.weights import LONG, held_out_rows
 
 root = repo_root()
 runs, results = root / "runs" / profile, root / "results" / profile
@@ -53,8 +54,10 @@ figures.banner(profile)
 
 # %%
 heads = load_prepared(runs / "prepared", "test")
-weights = {"mDCSRN": runs / "pretrain" / "generator.safetensors",
-           "mDCSRN-GAN": runs / "gan" / "generator.safetensors"}
+weights = {
+    "mDCSRN": runs / "pretrain" / "generator.safetensors",
+    "mDCSRN-GAN": runs / "gan" / "generator.safetensors",
+}
 fabric = make_fabric(device, precision)
 generators = {name: channels_last(load_generator(path)).to(fabric.device) for name, path in weights.items()}
 print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in heads))
@@ -152,8 +155,10 @@ figures.save(figure, results / "figures" / "bars.png")
 # `band_correlation`, how much of that is right (1) rather than invented (0).
 
 # %%
-details = pd.concat([evaluation.score_detail(head, pictures[head.meta["id"]], two_sample_patches, seed)
-                     for head in heads], ignore_index=True)
+details = pd.concat(
+    [evaluation.score_detail(head, pictures[head.meta["id"]], two_sample_patches, seed) for head in heads],
+    ignore_index=True,
+)
 details.round(4)
 
 # %% [markdown]
@@ -222,8 +227,14 @@ details.to_csv(results / "detail.csv", index=False)
 rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(evaluation.as_markdown(whole))
-used = {"profile": profile, "memory_gib": memory_gib, "skip_air": skip_air, "seed": seed,
-        **describe_fabric(fabric), **process}
+used = {
+    "profile": profile,
+    "memory_gib": memory_gib,
+    "skip_air": skip_air,
+    "seed": seed,
+    **describe_fabric(fabric),
+    **process,
+}
 files = environment(used, inputs=list(weights.values()), outputs=[results / "metrics.csv"])
 write_json(results / "environment.json", files)
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()

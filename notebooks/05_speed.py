@@ -45,7 +45,8 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from sprl_utils import bench, figures, metrics
+from sprl_utils import figures, metrics
+from sprl_utils.comparison import bench
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import MODELS
@@ -131,8 +132,10 @@ bench.ratios([m for m in measured if m["size"] == edge])
 # alike and part slowly, because training multiplies the rounding of each step.
 
 # %%
-traces = {side: bench.measure("pretraining step", side, 1, 0, patch_size=16, steps=compare_steps)["losses"]
-          for side in bench.SIDES}
+traces = {
+    side: bench.measure("pretraining step", side, 1, 0, patch_size=16, steps=compare_steps)["losses"]
+    for side in bench.SIDES
+}
 traces = pd.DataFrame(traces)
 apart = (traces["ours"] / traces["original"] - 1).abs()
 print(f"losses of {compare_steps} steps differ by {apart.mean():.2%} in the mean, at most {apart.max():.2%}")
@@ -148,8 +151,10 @@ assert apart.head(10).max() < 0.02
 # paper's SRResNet may have worked on the coarse grid; ours does not, because LR comes zero-filled.
 
 # %%
-compared = [bench.measure("network", "ours", bench_repeats, model=model, edge=bench_patch) | {"model": model}
-            for model in MODELS]
+compared = [
+    bench.measure("network", "ours", bench_repeats, model=model, edge=bench_patch) | {"model": model}
+    for model in MODELS
+]
 compared = pd.DataFrame(compared)[["model", "parameters", "multiply_adds", "seconds"]]
 compared["seconds"] = compared["seconds"].map(np.median)
 compared["times_mDCSRN"] = compared["seconds"] / compared["seconds"][compared["model"] == "mDCSRN"].item()
@@ -198,11 +203,15 @@ print(f"1,113 prepared subjects of 256x320x320: {1113 * bytes_each / 2**40:.2f} 
 # %%
 limit = bench.measure("matrix product", "ours", 3, size=bench_matrix)
 middle = folders[sorted(folders)[len(folders) // 2]]
-tasks = {"inference": {"folder": str(middle), "memory_gib": bench_memory_gib},
-         **dict.fromkeys(("pretraining step", "D step", "G step"), {"patch_size": bench_patch})}
-profiled = [bench.measure("profile", "ours", 1, 0, profiled=task, **facts)
-            | {"task": task, "size": middle.name if task == "inference" else edge}
-            for task, facts in tasks.items()]
+tasks = {
+    "inference": {"folder": str(middle), "memory_gib": bench_memory_gib},
+    **dict.fromkeys(("pretraining step", "D step", "G step"), {"patch_size": bench_patch}),
+}
+profiled = [
+    bench.measure("profile", "ours", 1, 0, profiled=task, **facts)
+    | {"task": task, "size": middle.name if task == "inference" else edge}
+    for task, facts in tasks.items()
+]
 ceilings = bench.ceilings(measured, profiled, limit["gflops"])
 print(f"matrix product in {limit['dtype']}: {limit['gflops']:.0f} GFLOP/s")
 ceilings.round(3)
@@ -235,14 +244,26 @@ figures.save(figure, results / "figures" / "speed.png")
 table.round(3)
 
 # %%
-tables = {"ratios": table, "agreement": agreement, "measurements": bench.long_table(measured),
-          "ceilings": ceilings, "operations": operations.reset_index(), "networks": compared}
+tables = {
+    "ratios": table,
+    "agreement": agreement,
+    "measurements": bench.long_table(measured),
+    "ceilings": ceilings,
+    "operations": operations.reset_index(),
+    "networks": compared,
+}
 for name, frame in tables.items():
     frame.to_csv(results / f"{name}.csv", index=False)
 traces.rename_axis("step").to_csv(results / "losses.csv")
-used = {"profile": profile, "bench_sizes": bench_sizes, "bench_memory_gib": bench_memory_gib,
-        "original_cubes": original_cubes, "matrix_gflops": limit["gflops"], "matrix_dtype": limit["dtype"],
-        **process}
+used = {
+    "profile": profile,
+    "bench_sizes": bench_sizes,
+    "bench_memory_gib": bench_memory_gib,
+    "original_cubes": original_cubes,
+    "matrix_gflops": limit["gflops"],
+    "matrix_dtype": limit["dtype"],
+    **process,
+}
 write_json(results / "bench_environment.json", environment(used, outputs=[results / "ratios.csv"]))
 
 # %% [markdown]

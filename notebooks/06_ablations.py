@@ -46,7 +46,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from sprl_utils import ablation, figures
+from sprl_utils import figures
+from sprl_utils.comparison import ablation
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 from sprl_utils.training import GanSettings, PretrainSettings, describe_fabric, make_fabric
@@ -84,12 +85,27 @@ pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what d
 # %%
 fabric = make_fabric(device, precision)
 pretraining = PretrainSettings(
-    steps=ablation_steps, batch_size=batch_size, learning_rate=pretrain_learning_rate,
-    rate_reconstruction=0.05, rate_compressors=0.3, rate_schedule="cosine",
-    rate_warmup=max(1, ablation_steps // 20), average=0.98, init="edges", every=max(1, ablation_steps // 4))
+    steps=ablation_steps,
+    batch_size=batch_size,
+    learning_rate=pretrain_learning_rate,
+    rate_reconstruction=0.05,
+    rate_compressors=0.3,
+    rate_schedule="cosine",
+    rate_warmup=max(1, ablation_steps // 20),
+    average=0.98,
+    init="edges",
+    every=max(1, ablation_steps // 4),
+)
 gan = GanSettings(
-    steps=ablation_gan_steps, batch_size=batch_size, learning_rate=gan_learning_rate, warmup=ablation_warmup,
-    d_per_g=2, patch_size=patch_size, width=discriminator_width, every=max(1, ablation_gan_steps // 2))
+    steps=ablation_gan_steps,
+    batch_size=batch_size,
+    learning_rate=gan_learning_rate,
+    warmup=ablation_warmup,
+    d_per_g=2,
+    patch_size=patch_size,
+    width=discriminator_width,
+    every=max(1, ablation_gan_steps // 2),
+)
 ablation.check(chosen, heads, pretraining.model, memory_gib)
 rows = []
 for seed in ablation_seeds:
@@ -126,9 +142,18 @@ figures.save(figure, results / "figures" / "ablations.png")
 results.mkdir(parents=True, exist_ok=True)
 scores.to_csv(results / "ablations.csv", index=False)
 effects.to_csv(results / "ablation_effects.csv")
-used = {"profile": profile, **describe_fabric(fabric), **vars(pretraining), "patch_size": patch_size,
-        "seeds": ablation_seeds, "gan_steps": ablation_gan_steps, "gan_learning_rate": gan_learning_rate,
-        "ablation_warmup": ablation_warmup, "discriminator_width": discriminator_width, **process}
+used = {
+    "profile": profile,
+    **describe_fabric(fabric),
+    **vars(pretraining),
+    "patch_size": patch_size,
+    "seeds": ablation_seeds,
+    "gan_steps": ablation_gan_steps,
+    "gan_learning_rate": gan_learning_rate,
+    "ablation_warmup": ablation_warmup,
+    "discriminator_width": discriminator_width,
+    **process,
+}
 write_json(results / "ablation_environment.json", environment(used, outputs=[results / "ablations.csv"]))
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 if {"reference", "GAN, G never trained"} <= set(chosen):

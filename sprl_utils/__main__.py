@@ -1,7 +1,7 @@
-"""``python -m sprl_utils``: the command line, see `sprl_utils.cli`."""
+"""``python -m sprl_utils``: the command line, see `sprl_utils.scans.cli`."""
 
 import sys
 
-from sprl_utils.cli import main
+from sprl_utils.scans.cli import main
 
 sys.exit(main())

@@ -13,7 +13,8 @@ import torch
 from scipy import ndimage, stats
 from torch import nn
 
-from sprl_utils import detail, metrics
+from sprl_utils import metrics
+from sprl_utils.extras import detail
 from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
@@ -103,7 +104,7 @@ def score(
 def score_detail(
     subject: Prepared, images: dict[str, np.ndarray], patches: int = 0, seed: int = 0
 ) -> pd.DataFrame:
-    """One row for each method: what `sprl_utils.detail` says of its image, inside the brain where it can.
+    """One row per method: what `sprl_utils.extras.detail` says of its image, inside the brain where it can.
 
     Args:
         patches: places that the two-sample test looks at on each side of the head; 0: no such test.
@@ -133,7 +134,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per region and method: mean and SD over heads, cost, and the runs that the rows come from.
 
     Args:
-        scores: rows of `score`, and those of `sprl_utils.weights.held_out_rows` below them.
+        scores: rows of `score`, and those of `sprl_utils.extras.weights.held_out_rows` below them.
 
     Returns:
         Columns of `sprl_utils.metrics.summarise`, ``source_run``, and means of ``parameters``,

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from sprl_utils import detail
+from sprl_utils.extras import detail
 from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
@@ -407,7 +407,7 @@ def speed(ratios: pd.DataFrame) -> Figure:
     """How many times faster each task is, and how inference grows with the volume.
 
     Args:
-        ratios: of `sprl_utils.bench.ratios`.
+        ratios: of `sprl_utils.comparison.bench.ratios`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)

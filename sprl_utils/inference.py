@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from sprl_utils.extras.streaming import PlaneStream
 from sprl_utils.networks import Generator
 from sprl_utils.patches import Tile, plan_tiles, shrink, stitch
 from sprl_utils.provenance import release_memory
-from sprl_utils.streaming import PlaneStream
 
 #: Halo for networks that do not say how far they see: the default generator's receptive radius.
 DEFAULT_HALO = 17
@@ -38,9 +38,9 @@ def super_resolve(
 ) -> np.ndarray:
     """Run a generator over a volume.
 
-    The paper's generator reads the volume as a stream of planes (`sprl_utils.streaming`): the result is that
-    of one pass over the whole volume, and no voxel is computed twice. Where the planes are too large for the
-    memory allowed, they are cut into columns that overlap by what the network sees.
+    The paper's generator reads the volume as a stream of planes (`sprl_utils.extras.streaming`): the result
+    is that of one pass over the whole volume, and no voxel is computed twice. Where the planes are too
+    large for the memory allowed, they are cut into columns that overlap by what the network sees.
 
     Other networks, or any with ``halo`` given, read tiles with a halo that is thrown away. A halo of the
     receptive radius (17 for the paper's generator) leaves no seams; the original project used 3.

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sprl_utils.dicom import is_dicom
 from sprl_utils.files import written_beside
-from sprl_utils.formats import images_of, lacks_content, stem
+from sprl_utils.scans.dicom import is_dicom
+from sprl_utils.scans.formats import images_of, lacks_content, stem
 
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")

@@ -265,9 +265,7 @@ def _relative(path: str | os.PathLike, root: Path) -> str | None:
     return None
 
 
-def _hashes(
-    files: Iterable[str | os.PathLike], root: Path, digest: Callable[[Path], str]
-) -> dict[str, str]:
+def _hashes(files: Iterable[str | os.PathLike], root: Path, digest: Callable[[Path], str]) -> dict[str, str]:
     return {
         _relative(path, root) or f"{OUTSIDE}, file {i + 1}": digest(root / path)
         for i, path in enumerate(files)

@@ -5,6 +5,7 @@ A volume is float32 ``(x, y, z)`` in the file's own axis order; its affine takes
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import warnings
@@ -20,8 +21,8 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 
-from sprl_utils.dicom import is_dicom
-from sprl_utils.formats import Refused, lacks_content, load_image, save_image
+from sprl_utils.scans.dicom import is_dicom
+from sprl_utils.scans.formats import Refused, lacks_content, load_image, save_image
 
 #: The study's intensity scale: this percentile of the voxels above 0 becomes 1.
 SCALE_PERCENTILE = 99.5
@@ -67,7 +68,7 @@ def read_volume(path: str | os.PathLike | Sequence[str | os.PathLike], subject: 
     """Read one volume.
 
     Args:
-        path: a file of any format that `sprl_utils.formats.load_image` reads, or a folder of one DICOM
+        path: a file of any format that `sprl_utils.scans.formats.load_image` reads, or a folder of one DICOM
             series; or two files, BrainBrowser's MINC, which comes back in RAS+ order.
         subject: id to name in errors.
 
@@ -179,13 +180,13 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
     """Write ``data`` as float32 NIfTI or MGH on the grid of ``like``: header, affine and both codes kept.
 
     Args:
-        path: ends in one of `sprl_utils.formats.WRITTEN`; written beside and then renamed into place.
+        path: ends in one of `sprl_utils.scans.formats.WRITTEN`; written beside and then renamed into place.
         data: ``(x, y, z)`` of the shape of ``like.data``.
         like: the volume whose grid it is.
         description: for NIfTI's field of 79 characters.
 
     Raises:
-        ValueError: another shape, or what `sprl_utils.formats.save_image` refuses.
+        ValueError: another shape, or what `sprl_utils.scans.formats.save_image` refuses.
     """
     if data.shape != like.data.shape:
         raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")
@@ -208,6 +209,12 @@ def check_pair(subject: str, hr: Volume, lr: Volume, name: str = "LR") -> None:
         raise ValueError(
             f"subject {subject}: expected HR and {name} with one affine, found corners {off:.1f} voxels apart"
         )
+
+
+def voxels_sha256(scan: Volume) -> str:
+    """Hash of the voxels in RAS+ order: a copy that is compressed otherwise or turned has the same."""
+    upright = nib.apply_orientation(scan.data, nib.io_orientation(scan.affine))
+    return hashlib.sha256(np.ascontiguousarray(upright, dtype="<f4")).hexdigest()
 
 
 # ---- intensity scale and masks ------------------------------------------------------------------------

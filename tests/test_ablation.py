@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sprl_utils import ablation
-from sprl_utils.ablation import VARIANTS, Variant
+from sprl_utils.comparison import ablation
+from sprl_utils.comparison.ablation import VARIANTS, Variant
 from sprl_utils.inference import plan
 from sprl_utils.manifest import Subject
 from sprl_utils.networks import make_generator

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import make_head
 
-from sprl_utils import bench
+from sprl_utils.comparison import bench
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.networks import Generator, multiply_adds
 from sprl_utils.patches import Prepared, RandomPatches, batch

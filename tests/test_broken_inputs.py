@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sprl_utils.cli import main
 from sprl_utils.networks import Generator, save_weights
+from sprl_utils.scans.cli import main
 
 GOOD = np.random.default_rng(0).integers(1, 900, (6, 7, 8)).astype(np.int16)
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from sprl_utils import claims
 from sprl_utils.evaluation import CONSISTENT
+from sprl_utils.grading import claims
 from sprl_utils.provenance import repo_root
 
 

@@ -3,7 +3,7 @@ import pytest
 from conftest import make_head
 from scipy import ndimage
 
-from sprl_utils import detail
+from sprl_utils.extras import detail
 from sprl_utils.kspace import truncate_kspace
 
 KEEP = [None, 0.5, 0.5]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from sprl_utils import evaluation, weights
+from sprl_utils import evaluation
+from sprl_utils.extras import weights
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.networks import Generator

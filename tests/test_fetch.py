@@ -17,9 +17,9 @@ from conftest import make_head
 from moto.server import ThreadedMotoServer
 
 from sprl_utils import fetch
-from sprl_utils.cli import main
 from sprl_utils.fetch import SourceUnavailable
 from sprl_utils.manifest import Subject, assign_splits, find_subjects, hcp_subjects, read_manifest
+from sprl_utils.scans.cli import main
 
 HEAD = b"a head"
 SHA = hashlib.sha256(HEAD).hexdigest()

@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from nibabel.brikhead import parse_AFNI_header
 from scipy import io
 
-from sprl_utils import dicom
-from sprl_utils.cli import main
-from sprl_utils.formats import images_of
+from sprl_utils.scans import dicom
+from sprl_utils.scans.cli import main
+from sprl_utils.scans.formats import images_of
 from sprl_utils.volumes import Volume, read_volume, write_volume
 
 NIBABELS = Path(nib.__file__).parent / "tests" / "data"

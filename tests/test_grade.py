@@ -12,8 +12,9 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from sprl_utils import evaluation, grade
+from sprl_utils import evaluation
 from sprl_utils.files import sha256
+from sprl_utils.grading import grade
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject, write_manifest
 from sprl_utils.networks import Generator, save_weights

@@ -4,7 +4,7 @@ import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 from torch import nn
 
-from sprl_utils import bench
+from sprl_utils.comparison import bench
 from sprl_utils.inference import BYTES_PER_VOXEL, OVERHEAD_GIB, SLABS, super_resolve
 from sprl_utils.networks import Generator
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sprl_utils import networks
-from sprl_utils.bench import plain_forward
+from sprl_utils.comparison.bench import plain_forward
 from sprl_utils.networks import Discriminator, Generator, count_parameters, load_generator, save_weights
 
 

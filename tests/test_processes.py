@@ -16,7 +16,7 @@ from conftest import make_head, write_prepared
 from test_training import RUNS, count_rows, same_files
 
 from sprl_utils import profiles, stages, training
-from sprl_utils.cli import main
+from sprl_utils.scans.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = profiles.study_notebooks(REPOSITORY / "notebooks")

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from sprl_utils import claims
+from sprl_utils.grading import claims
 from sprl_utils.provenance import repo_root
 
 ROOT = repo_root()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import make_head
 
-from sprl_utils import rehearsal
+from sprl_utils.comparison import rehearsal
 from sprl_utils.manifest import find_subjects
 
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import make_head, write_prepared
 from playwright.sync_api import sync_playwright
 
-from sprl_utils import figures, report
+from sprl_utils import figures
+from sprl_utils.grading import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sprl_utils import reproduction
+from sprl_utils.grading import reproduction
 
 SCORES = pd.DataFrame(
     [(s, m, "whole", 28.0, 0.9, 0.1) for s in ("a", "b") for m in ("cubic", "mDCSRN")],

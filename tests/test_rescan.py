@@ -6,7 +6,7 @@ from conftest import make_head
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from sprl_utils import rescan
+from sprl_utils.extras import rescan
 from sprl_utils.patches import Prepared
 
 

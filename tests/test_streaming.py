@@ -3,9 +3,9 @@ import pytest
 import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 
-from sprl_utils import streaming
+from sprl_utils.extras import streaming
+from sprl_utils.extras.streaming import Needed, PlaneStream
 from sprl_utils.networks import Generator
-from sprl_utils.streaming import Needed, PlaneStream
 
 
 def run(generator: Generator, volume: torch.Tensor, mask: np.ndarray, planes: int, **kwargs) -> torch.Tensor:

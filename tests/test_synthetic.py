@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sprl_utils import synthetic
+from sprl_utils.extras import synthetic
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, load_prepared, volume_arrays, write_prepared

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import make_head
 
-from sprl_utils import weights
-from sprl_utils.cli import main
+from sprl_utils.extras import weights
 from sprl_utils.files import sha256
-from sprl_utils.unfamiliar import unfamiliar, voxels_sha256
+from sprl_utils.scans.cli import main
+from sprl_utils.scans.unfamiliar import unfamiliar, voxels_sha256
 from sprl_utils.volumes import Volume, read_volume
 
 CARD = weights.read_card()

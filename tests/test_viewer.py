@@ -8,8 +8,9 @@ import pytest
 from conftest import make_head, write_prepared
 from test_report import browser, needs_browser, open_page  # noqa: F401 (browser is a fixture)
 
-from sprl_utils import figures, viewer
-from sprl_utils.cli import main
+from sprl_utils import figures
+from sprl_utils.extras import viewer
+from sprl_utils.scans.cli import main
 
 
 @pytest.fixture

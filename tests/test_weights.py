@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from sprl_utils import weights
+from sprl_utils.extras import weights
 from sprl_utils.files import sha256
 from sprl_utils.networks import Generator, load_generator, save_weights
-from sprl_utils.unfamiliar import voxels_sha256
+from sprl_utils.scans.unfamiliar import voxels_sha256
 from sprl_utils.volumes import read_volume
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"

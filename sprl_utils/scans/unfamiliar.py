@@ -6,19 +6,17 @@ looks plausible all the same, so a reader has to be warned.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from sprl_utils.batch import description
 from sprl_utils.files import sha256
-from sprl_utils.formats import stem
-from sprl_utils.volumes import Volume
+from sprl_utils.scans.batch import description
+from sprl_utils.scans.formats import stem
+from sprl_utils.volumes import Volume, voxels_sha256
 
 #: Words that name a T1-weighted image, and words that name another one (BIDS suffixes and scanners' terms).
 T1 = {"t1", "t1w", "mprage", "mpr", "mp2rage", "unit1", "spgr", "fspgr", "bravo"}
@@ -56,12 +54,6 @@ def unfamiliar(
         _seen(scan, path, entry, card),
     )  # fmt: skip
     return [sentence for sentence in found if sentence]
-
-
-def voxels_sha256(scan: Volume) -> str:
-    """Hash of the voxels in RAS+ order: a copy that is compressed otherwise or turned has the same."""
-    upright = nib.apply_orientation(scan.data, nib.io_orientation(scan.affine))
-    return hashlib.sha256(np.ascontiguousarray(upright, dtype="<f4")).hexdigest()
 
 
 def origin(scan: Volume) -> str:

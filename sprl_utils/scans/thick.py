@@ -1,7 +1,8 @@
 """Thick slices and large voxels, which the weights never learned from: is the network above a cubic spline?
 
-``python -m sprl_utils.thick`` averages the voxels of the demo's test heads in a box in their middle, lets
-`sprl_utils.apply` bring them back with weights that have not seen the person, and writes ``results/thick/``.
+``python -m sprl_utils.scans.thick`` averages the voxels of the demo's test heads in a box in their middle,
+lets `sprl_utils.scans.apply` bring them back with weights that have not seen the person, and writes
+``results/thick/``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from scipy import ndimage
 
 from sprl_utils import metrics
-from sprl_utils.apply import make_plan, on_grid, sharpen
+from sprl_utils.extras.weights import find_weights
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_beside
 from sprl_utils.kspace import resample
@@ -24,9 +25,9 @@ from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import environment, repo_root, tune_process, write_json
+from sprl_utils.scans.apply import make_plan, on_grid, sharpen
 from sprl_utils.training import central_box
 from sprl_utils.volumes import Volume, head_masks, intensity_scale, read_volume
-from sprl_utils.weights import find_weights
 
 #: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices and rows.
 CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))

@@ -16,8 +16,8 @@ from nibabel.openers import ImageOpener
 from nibabel.tripwire import TripWireError
 from scipy import io
 
-from sprl_utils.dicom import from_dicom, is_dicom
 from sprl_utils.files import written_beside
+from sprl_utils.scans.dicom import from_dicom, is_dicom
 
 #: What `write_image` writes, chosen by the name.
 WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")

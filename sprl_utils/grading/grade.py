@@ -1,8 +1,10 @@
 """A rubric for the whole study: what a machine can check, with the file or command that shows it.
 
 Criteria after the ML Reproducibility Checklist (Pineau et al.), the ML Code Completeness Checklist (Papers
-with Code) and the ACM's badges "artifacts evaluated: functional, reusable". ``python -m sprl_utils.grade``
-(`make grade`) is quick; ``--full`` (`make grade FULL=1`) also runs the demo again and compares.
+with Code) and the ACM's badges "artifacts evaluated: functional, reusable".
+
+``python -m sprl_utils.grading.grade`` (`make grade`) is quick; ``--full`` (`make
+grade FULL=1`) also runs the demo again and compares.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from sprl_utils import claims, evaluation, manifest, metrics
+from sprl_utils import evaluation, manifest, metrics
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
+from sprl_utils.grading import claims
+from sprl_utils.grading.reproduction import SPREAD, committed, verdict
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import Recipe, prepare_all
 from sprl_utils.provenance import repo_root, write_json
-from sprl_utils.reproduction import SPREAD, committed, verdict
 
 PASS, FAIL, NOT_APPLICABLE = "PASS", "FAIL", "NOT APPLICABLE"
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -206,7 +209,7 @@ def _weights(root: Path) -> str:
             sha256(path) == told[path.name]["sha256"], f"{path.name} is not the file that card.json describes"
         )
         load_generator(path)
-    return f"sprl_utils/weights/: {len(files)} files load, and are those of card.json"
+    return f"sprl_utils/extras/weights/: {len(files)} files load, and are those of card.json"
 
 
 # ---- results ------------------------------------------------------------------------------------------
@@ -389,7 +392,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the rubric and write ``results/grade/grade.md``; 1 if an item fails."""
-    parser = argparse.ArgumentParser(prog="python -m sprl_utils.grade", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sprl_utils.grading.grade", description=__doc__)
     parser.add_argument("--full", action="store_true", help="also run the demo again, twenty minutes")
     root, table = repo_root(), grade(repo_root(), parser.parse_args(arguments).full)
     for row in table.itertuples():

@@ -13,7 +13,7 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from sprl_utils import metrics
-from sprl_utils.bench import original_super_resolve
+from sprl_utils.comparison.bench import original_super_resolve
 from sprl_utils.inference import plan, super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
 from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds

@@ -1,7 +1,7 @@
 """A static site of one run for people who run nothing: ``results/<profile>/site/index.html``.
 
 Made of committed files alone (executed notebooks, tables, slices, the ledger); it needs no server and no
-network. ``python -m sprl_utils.report PROFILE`` (`make report`).
+network. ``python -m sprl_utils.grading.report PROFILE`` (`make report`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def build(profile: str, root: Path | None = None) -> Path:
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir()
     (site / "style.css").write_text(_style(), encoding="utf-8")
-    templates = Environment(loader=PackageLoader("sprl_utils", "site"), autoescape=select_autoescape())
+    loader = PackageLoader("sprl_utils.grading", "site")
+    templates = Environment(loader=loader, autoescape=select_autoescape())
     shared = {
         "profile": profile,
         "pages": [("Overview", "index.html"), *((n.stem, f"{n.stem}.html") for n in notebooks)],

@@ -1,7 +1,8 @@
 """Weights that come with the package, and the card that says what they are.
 
 For each reduction of k-space one generator for use, trained on all people, and one without each of the two
-people, by which that recipe is judged. ``python -m sprl_utils.weights`` takes them from the study's runs.
+people, by which that recipe is judged. ``python -m sprl_utils.extras.weights`` takes them from the
+study's runs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from sprl_utils.evaluation import CONSISTENT
 from sprl_utils.files import sha256, write_beside, written_beside
 from sprl_utils.networks import load_generator
 from sprl_utils.provenance import repo_root, write_json
-from sprl_utils.unfamiliar import voxels_sha256
-from sprl_utils.volumes import read_volume
+from sprl_utils.volumes import read_volume, voxels_sha256
 
 FOLDER = Path(__file__).with_name("weights")
 #: Profile of the study -> the name that its generator is shipped by.
@@ -40,7 +40,7 @@ LONG = "mDCSRN, long training"
 SAME_LR = 1e-3
 CARD = """# Model card
 
-Made by `python -m sprl_utils.weights` from the study's runs; not written by hand.
+Made by `python -m sprl_utils.extras.weights` from the study's runs; not written by hand.
 
 PSNR and SSIM are those on heads held out, minus what zero-filled LR scores there; the weights for use were
 trained on everybody, so nobody is left to judge them: read those without one person.
@@ -53,8 +53,8 @@ trained on everybody, so nobody is left to judge them: read those without one pe
 the profile that `made_by` names there; data and their terms in `data_manifest/README.md`.
 
 **Use.** `sprl super-resolve scan.nii.gz sharper.nii.gz` (or `python -m sprl_utils super-resolve ...`), and
-`sprl_utils.networks.load_generator(sprl_utils.weights.shipped("mDCSRN_4x4"))` in Python: one map in and out,
-zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels above 0.
+`sprl_utils.networks.load_generator(sprl_utils.extras.weights.shipped("mDCSRN_4x4"))` in Python: one map
+in and out, zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels above 0.
 
 **Terms.** Those of the repository (MIT). It cannot speak for the images that they learned from:
 `data_manifest/README.md` quotes what the packages say that carry them.

@@ -1,7 +1,9 @@
 """The full-size rehearsal: synthetic heads in HCP's folders go through every stage, timed.
 
 What all of HCP and the paper's step counts would take follows from that: on this machine from the times
-measured, on GPUs from the operations of a step. ``python -m sprl_utils.rehearsal`` (`make rehearsal`).
+measured, on GPUs from the operations of a step.
+
+``python -m sprl_utils.comparison.rehearsal`` (`make rehearsal`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from sprl_utils.bench import head_of_size
+from sprl_utils.comparison.bench import head_of_size
+from sprl_utils.extras.synthetic import synthetic_head
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
 from sprl_utils.profiles import read_profile
 from sprl_utils.provenance import environment, repo_root, write_json
-from sprl_utils.synthetic import synthetic_head
 from sprl_utils.volumes import intensity_scale, read_volume
 
 PROFILE = "rehearsal"
@@ -152,7 +154,7 @@ def _gflop_of_a_step(root: Path) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the heads, run the stages, write ``results/rehearsal/``."""
-    parser = argparse.ArgumentParser(prog="python -m sprl_utils.rehearsal", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sprl_utils.comparison.rehearsal", description=__doc__)
     parser.add_argument("--subjects", type=int, default=8, help="heads to make, of 0.3 GB each (8)")
     subjects = parser.parse_args(arguments).subjects
     root = repo_root()

@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib import pyplot as plt
 
 from sprl_utils.figures import as_seen, three_planes
-from sprl_utils.formats import stem
 from sprl_utils.patches import Prepared
+from sprl_utils.scans.formats import stem
 from sprl_utils.volumes import Volume, read_volume
 
 NAMES = ("left to right", "back to front", "bottom to top")
@@ -110,7 +110,7 @@ def page(scans: Sequence[Path]) -> str:
         model["state"].pop("_esm", None)
         model["state"].pop("_css", None)
     program = (Path(ipyniivue.__file__).parent / "static" / "widget.js").read_bytes()
-    templates = Environment(loader=PackageLoader("sprl_utils", "site"), autoescape=select_autoescape())
+    templates = Environment(loader=PackageLoader("sprl_utils.extras", ""), autoescape=select_autoescape())
     return templates.get_template("viewer.html").render(
         title=" and ".join(scan.name for scan in scans),
         names=[scan.name for scan in scans],

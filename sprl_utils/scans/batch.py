@@ -12,8 +12,8 @@ from pathlib import Path
 import nibabel as nib
 from nibabel.spatialimages import SpatialHeader
 
-from sprl_utils import bids
-from sprl_utils.formats import ENDINGS, HEADERS, WRITTEN, ending, is_dicom, stem
+from sprl_utils.scans import bids
+from sprl_utils.scans.formats import ENDINGS, HEADERS, WRITTEN, ending, is_dicom, stem
 
 #: Reason of files that are read together with a scan and need no word.
 ALONGSIDE = "read with its scan"
@@ -150,7 +150,7 @@ def place(inputs: Inputs, output: str, uncertainty: bool = False, sidecars: bool
 
     That of one scan goes to ``output``, which is the name of a file, or a folder: one that is there, or a
     name with ``/`` at its end or without an ending. Those of several go to a folder, as ``<scan>_sr.nii.gz``;
-    those of a BIDS data set to `sprl_utils.bids.derivatives` of it, with sidecars.
+    those of a BIDS data set to `sprl_utils.scans.bids.derivatives` of it, with sidecars.
 
     Raises:
         ValueError: the name of a file where a folder is needed, or an ending that cannot be written.

@@ -1,6 +1,6 @@
 """The claims ledger: each claim, whose it is, what was measured here, and what follows. Never hand-written.
 
-``python -m sprl_utils.claims`` reads the committed tables under ``results/`` and writes
+``python -m sprl_utils.grading.claims`` reads the committed tables under ``results/`` and writes
 ``results/study/claims.md``, with the study's tables below it. A claim whose table is not there yet says so.
 """
 
@@ -311,7 +311,7 @@ def ablations(results: Path) -> str:
 
 
 def _change(row) -> list[str]:
-    """Cells of a row of `sprl_utils.ablation.effects`: PSNR, its range over seeds, SSIM, and the seeds."""
+    """Cells of a row of `sprl_utils.comparison.ablation.effects`: PSNR, its range over seeds, SSIM, seeds."""
     span = f"{row.psnr_change_least:+.3f} to {row.psnr_change_most:+.3f}"
     return [f"{row.psnr_change:+.3f}", span, f"{row.ssim_change:+.4f}", str(row.seeds)]
 
@@ -332,7 +332,7 @@ def ledger(results: Path) -> str:
     lines = [
         "# Claims, and what was measured here",
         "",
-        "Made by `python -m sprl_utils.claims` from the tables in `results/`; not written by hand.",
+        "Made by `python -m sprl_utils.grading.claims` from the tables in `results/`; not written by hand.",
         "",
         _markdown([("claim", "source", "measured", "on", "verdict"), *rows]),
         "",

@@ -18,21 +18,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprl_utils import __version__, batch, bids, metrics
-from sprl_utils.apply import LARGEST_FACTOR, make_plan, sharpen
-from sprl_utils.batch import Job, check_outputs
+from sprl_utils import __version__, metrics
+from sprl_utils.extras.weights import find_weights, read_card
 from sprl_utils.files import sha256, write_beside
-from sprl_utils.formats import stem
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.profiles import check_profile, read_profile, study_notebooks
-from sprl_utils.progress import elapsed, progress
 from sprl_utils.provenance import repo_root, tune_process, write_json
-from sprl_utils.unfamiliar import origin, unfamiliar
+from sprl_utils.scans import batch, bids
+from sprl_utils.scans.apply import LARGEST_FACTOR, make_plan, sharpen
+from sprl_utils.scans.batch import Job, check_outputs
+from sprl_utils.scans.formats import stem
+from sprl_utils.scans.progress import elapsed, progress
+from sprl_utils.scans.unfamiliar import origin, unfamiliar
 from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
-from sprl_utils.weights import find_weights, read_card
 
 #: Options that take several numbers.
 LISTS = ("--voxel-size", "--upsample", "--measured", "--axes")
@@ -99,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     resolve.add_argument(
         "--weights", metavar="FILE",
-        help="generator.safetensors of a run, or a name of sprl_utils/weights/. The default fits the scan: "
+        help="generator.safetensors of a run, or a name of sprl_utils/extras/weights/. "
+        "The default fits the scan: "
         "mDCSRN_2x2 where less than two thirds of an axis of k-space are missing, else mDCSRN_4x4.",
     )  # fmt: skip
     grid = resolve.add_mutually_exclusive_group()
@@ -339,7 +341,7 @@ def _view(args: argparse.Namespace) -> int:
         raise ValueError(f"{written}: expected a scan before the page, found none")
     target = written or scans[0].with_name("_and_".join(stem(scan) for scan in scans) + ".html")
     _refuse_overwriting(target, args.force)
-    from sprl_utils.viewer import page  # half a second of imports that only this command needs
+    from sprl_utils.extras.viewer import page  # half a second of imports that only this command needs
 
     write_beside(target, page(scans))
     print(

@@ -1,4 +1,4 @@
-"""Whether a run gave the committed numbers again: ``python -m sprl_utils.reproduction PROFILE``."""
+"""Whether a run gave the committed numbers again: ``python -m sprl_utils.grading.reproduction PROFILE``."""
 
 from __future__ import annotations
 
