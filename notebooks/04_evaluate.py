@@ -39,8 +39,8 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils import evaluation, figures
-from sprl_utils.extras import rescan, viewer
-from sprl_utils.extras.weights import LONG, held_out_rows
+from sprl_utils.extras import detail, rescan, viewer
+from sprl_utils.extras.weights import held_out_rows
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
@@ -76,17 +76,18 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 #
 # $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
-# has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known as
-# data consistency in MR reconstruction, and has rows of its own: `+ measured k-space`.
+# has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known
+# as data consistency in MR reconstruction. The column `data_consistency` of the tables says where it was done.
 
 # %%
-tables, pictures = [], {}
+tables, shown = [], {}
 for head in heads:
-    images, seconds = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric))
-    tables.append(evaluation.score(head, images, seconds, generators, profile))
-    pictures[head.meta["id"]] = {name: images[name] for name in ("zero-filled", *generators)}
-    for name in generators:
-        evaluation.save_volume(head, images[name], runs / "sr" / f"{head.meta['id']}_{name}.nii.gz")
+    made = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric))
+    tables.append(evaluation.score(head, made, profile))
+    networks = [one for one in made if one.network in generators and not one.data_consistency]
+    shown[head.meta["id"]] = [one for one in made if one.network == "zero-filled"] + networks
+    for one in networks:
+        evaluation.save_volume(head, one.image, runs / "sr" / f"{head.meta['id']}_{one.network}.nii.gz")
 scores = pd.concat(tables, ignore_index=True)
 
 # %% [markdown]
@@ -97,16 +98,16 @@ scores = pd.concat(tables, ignore_index=True)
 # in the brain alone.
 #
 # `make study` trains for longer, without the person that it is then tested on. Where HR and LR are the same
-# as here, its scores are added as `mDCSRN, long training`: they are read from `results/study_*/metrics.csv`,
-# not computed. In `metrics.csv` and `summary.csv` the column `source_run` names the run of each row.
+# as here, its scores are added: they are read from `results/study_*/metrics.csv`, not computed. The column
+# `source_run` names the run of each row.
 
 # %%
 scores = pd.concat([scores, held_out_rows(scores, root / "results", profile)], ignore_index=True)
 whole = evaluation.results_table(scores, "whole")
-whole.round(4)
+whole
 
 # %%
-evaluation.results_table(scores, "brain").round(4)
+evaluation.results_table(scores, "brain")
 
 # %% [markdown]
 # **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
@@ -123,29 +124,22 @@ summary = evaluation.summary(scores)
 summary.round(4)
 
 # %% [markdown]
-# The difference that counts, network minus interpolation, on each head. Negative: zero-filling, which costs
-# no training, is better.
+# The difference that counts: PSNR and SSIM minus those of zero-filling, which costs no training. Negative
+# values mean that zero-filling is better.
 
 # %%
-others = [m for m in ("zero-filled", "cubic") if m in whole.index]
-networks = [m for m in whole.index if m.startswith(("mDCSRN +", LONG)) or m == "mDCSRN"]
-pd.concat({name: evaluation.improvement(scores, name, others) for name in networks}).round(4)
+differences = evaluation.over_zero_filled(scores)
+figure = figures.gains(differences)
+figures.save(figure, results / "figures" / "gains.png")
 
 # %% [markdown]
-# The same as a mean over people, with a 95 % bootstrap interval; two scans of one person count once. With two
-# or three people it is a rough guide: what it mainly says is how few they are.
+# **What is to be seen** (test heads). One point per head: left of the line a method is worse than
+# zero-filling. Nearest and linear interpolation lie far to the left and are in the tables alone.
 
 # %%
-pd.concat({name: evaluation.paired_interval(scores, name, others) for name in networks}).round(4)
-
-# %%
-figure = figures.bars(scores)
-figures.save(figure, results / "figures" / "bars.png")
+differences.round(4)
 
 # %% [markdown]
-# **What is to be seen** (test heads). What each method adds to zero-filling, which costs no training: left of
-# the line it is worse. Nearest and linear interpolation lie far to the left and are in the tables alone.
-#
 # ## Sharp, or right?
 #
 # PSNR rewards blur where detail cannot be predicted. In the brain: HFEN (relative error of a Laplacian of
@@ -156,7 +150,7 @@ figures.save(figure, results / "figures" / "bars.png")
 
 # %%
 details = pd.concat(
-    [evaluation.score_detail(head, pictures[head.meta["id"]], two_sample_patches, seed) for head in heads],
+    [detail.score(head, shown[head.meta["id"]], profile, two_sample_patches, seed) for head in heads],
     ignore_index=True,
 )
 details.round(4)
@@ -175,7 +169,11 @@ rescans.round(4)
 
 # %%
 head = heads[0]
-figure = figures.shell_correlation(pictures[head.meta["id"]], head)
+shells = {
+    one.label: detail.shell_correlation(one.image, np.asarray(head.hr)) for one in shown[head.meta["id"]]
+}
+first_cut = detail.first_cut_frequency(head.shape, head.meta["keep"] or [None] * 3)
+figure = figures.shell_correlation(shells, first_cut, f"{head.meta['id']} ({head.meta['split']})")
 figures.save(figure, results / "figures" / "shell_correlation.png")
 
 # %% [markdown]
@@ -185,37 +183,36 @@ figures.save(figure, results / "figures" / "shell_correlation.png")
 #
 # ## Pictures
 #
-# The first test head, cut to the brain; left is on the left, red is too bright, blue too dark. Titles repeat
-# PSNR from the tables above.
+# The first test head, cut to the brain; left is on the left. In the error maps red is too bright and blue too
+# dark. Titles repeat PSNR from the tables above.
 
 # %%
-figure = figures.comparison(pictures[head.meta["id"]], head, scores)
+figure = figures.comparison(shown[head.meta["id"]], head, scores)
 figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
 
 # %% [markdown]
 # **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel
 # to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
-# map grows paler. Where no difference between the maps can be found, the network changed little. The last row
-# has a contrast of its own, stretched to what HR shows there.
+# map grows paler. Where no difference between the maps can be found, the network changed little.
 #
 # In JupyterLab and VS Code the next cell has three sliders to walk through the head; elsewhere it shows the
 # middle.
 
 # %%
-images = {name: np.asarray(image) for name, image in (pictures[head.meta["id"]] | {"HR": head.hr}).items()}
+images = {one.label: one.image for one in shown[head.meta["id"]]} | {"HR": np.asarray(head.hr)}
 viewer.browse(images | {"mDCSRN - HR + 0.5": images["mDCSRN"] - images["HR"] + 0.5}, head)
 
 # %% [markdown]
-# The other heads' pictures, and all images of the first one side by side, go to `results/<profile>/figures/`.
+# The other heads' pictures go to `results/<profile>/figures/`, and a slice of every volume to
+# `results/<profile>/slices/`.
 
 # %%
 for other in heads[1:]:
     name = other.meta["id"]
-    figure = figures.comparison(pictures[name], other, scores)
+    figure = figures.comparison(shown[name], other, scores)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
     figures.plt.close(figure)
-figures.save(figures.strip(images, head), results / "figures" / "strip.png")
-slices = {h.meta["id"]: pictures[h.meta["id"]] | {"HR": h.hr} for h in heads}
+slices = {h.meta["id"]: {one.label: one.image for one in shown[h.meta["id"]]} | {"HR": h.hr} for h in heads}
 figures.save_slices(slices, heads, results / "slices")
 
 # %% [markdown]
@@ -226,7 +223,7 @@ scores.to_csv(results / "metrics.csv", index=False)
 details.to_csv(results / "detail.csv", index=False)
 rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
-(results / "table.md").write_text(evaluation.as_markdown(whole))
+(results / "table.md").write_text(whole.to_markdown(index=False) + "\n", encoding="utf-8")
 used = {
     "profile": profile,
     "memory_gib": memory_gib,

@@ -1,20 +1,25 @@
-"""Every method on a prepared head: the images, and one row of metrics for each method and region."""
+"""Every method on a prepared head: the volumes, and tidy tables with one row per head, method and region.
+
+A method is named by two columns. ``network`` is the network's name, or "zero-filled" or the name of an
+interpolation where there is none. ``data_consistency`` says whether the measured k-space samples were
+enforced on its output. A third column, ``source_run``, is the profile of the run that a row comes from.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage, stats
+from scipy import ndimage
 from torch import nn
 
 from sprl_utils import metrics
-from sprl_utils.extras import detail
 from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
@@ -24,10 +29,34 @@ from sprl_utils.volumes import foreground_mask
 
 #: Interpolation methods and their spline order.
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
-#: Added to a network's name where its image got the measured part of k-space back.
-CONSISTENT = " + measured k-space"
+#: The columns that name a method.
+METHOD = ["network", "data_consistency", "source_run"]
 #: Voxels around the head that still count as head: there the lost frequencies ring most.
 AIR_MARGIN = 5
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A volume on the grid and intensity scale of HR, and how it was made.
+
+    Attributes:
+        network, data_consistency: the method, as in the tables.
+        image: float32 ``(x, y, z)``.
+        seconds: that it took.
+        parameters, multiply_adds: of the network; the latter for the whole volume.
+    """
+
+    network: str
+    data_consistency: bool
+    image: np.ndarray
+    seconds: float
+    parameters: int = 0
+    multiply_adds: int = 0
+
+    @property
+    def label(self) -> str:
+        """For the title of a picture."""
+        return self.network + (", data consistency" if self.data_consistency else "")
 
 
 def reconstruct(
@@ -36,136 +65,116 @@ def reconstruct(
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """HR-grid images of one head by every method, and the seconds each took.
+) -> list[Reconstruction]:
+    """HR-grid volumes of one head by every method: interpolations, zero-filling, each network.
+
+    Each network also comes with data consistency. That and interpolation need to know what was cut from
+    k-space, and are left out where the subject came with an LR of its own.
 
     Args:
-        generators: method name -> network, run on the zero-filled LR.
+        generators: name -> network, run on the zero-filled LR.
         skip_air: copy the air of the LR image, found in LR with a margin of `AIR_MARGIN`, instead of running
             the network there.
         dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
-
-    Returns:
-        Float32 ``(x, y, z)`` volumes on HR's scale, and seconds, both by method. Each network stands there
-        as it is, and with the measured part of k-space put back (`CONSISTENT`). Interpolations and the latter
-        need to know what was cut, and are left out where the subject came with its own LR.
     """
-    images, seconds = {}, {}
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
+    made = []
     if keep is not None:
         coarse = crop_kspace(hr, keep)
         for name, order in INTERPOLATIONS.items():
-            images[name], seconds[name] = _timed(interpolate, coarse, hr.shape, order)
-    images["zero-filled"], seconds["zero-filled"] = lr, 0.0
-    voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
-    head = (
-        ndimage.binary_dilation(foreground_mask(lr, voxel_size), iterations=AIR_MARGIN) if skip_air else None
-    )
+            made.append(Reconstruction(name, False, *_timed(interpolate, coarse, hr.shape, order)))
+    made.append(Reconstruction("zero-filled", False, lr, 0.0))
+    head = head_with_margin(lr, subject) if skip_air else None
     for name, generator in generators.items():
-        images[name], seconds[name] = _timed(
+        cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
+        sr, seconds = _timed(
             super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
         )
-    for name in generators if keep is not None else ():
-        consistent, more = _timed(restore_measured, images[name], lr, keep)
-        images[name + CONSISTENT], seconds[name + CONSISTENT] = consistent, seconds[name] + more
-    return images, seconds
+        made.append(Reconstruction(name, False, sr, seconds, *cost))
+        if keep is not None:
+            consistent, more = _timed(restore_measured, sr, lr, keep)
+            made.append(Reconstruction(name, True, consistent, seconds + more, *cost))
+    return made
 
 
-def score(
-    subject: Prepared,
-    images: dict[str, np.ndarray],
-    seconds: dict[str, float],
-    generators: dict[str, nn.Module],
-    source_run: str = "",
-) -> pd.DataFrame:
-    """One row per method and region (whole volume, brain): metrics, parameters, seconds per volume.
+def head_with_margin(image: np.ndarray, subject: Prepared) -> np.ndarray:
+    """Foreground of an image on the subject's grid, grown by `AIR_MARGIN`: bool ``(x, y, z)``."""
+    voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
+    return ndimage.binary_dilation(foreground_mask(image, voxel_size), iterations=AIR_MARGIN)
+
+
+def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    return function(*args, **kwargs), time.perf_counter() - start
+
+
+def score(subject: Prepared, made: Sequence[Reconstruction], source_run: str = "") -> pd.DataFrame:
+    """One row per method and region (whole volume, brain): metrics, and what the method costs per volume.
 
     Args:
         source_run: profile of the run whose weights and whose machine these are.
     """
     masks = {"whole": None, "brain": np.asarray(subject.brain)}
-    hr = np.asarray(subject.hr)
+    facts = {name: subject.meta[name] for name in ("group", "kind")}
     rows = []
-    for name, image in images.items():
-        generator = generators.get(name.removesuffix(CONSISTENT))
-        parameters = count_parameters(generator) if generator is not None else 0
-        cost = multiply_adds(generator, 1) * hr.size if generator is not None else 0
-        facts = {"subject": subject.meta["id"], "group": subject.meta["group"]}
-        facts |= {"kind": subject.meta["kind"], "method": name, "source_run": source_run}
-        rows += [
-            facts
-            | row
-            | {"parameters": parameters, "multiply_adds": cost, "seconds": round(seconds[name], 2)}
-            for row in metrics.evaluate(image, hr, masks)
-        ]
-    return pd.DataFrame(rows)
-
-
-def score_detail(
-    subject: Prepared, images: dict[str, np.ndarray], patches: int = 0, seed: int = 0
-) -> pd.DataFrame:
-    """One row per method: what `sprl_utils.extras.detail` says of its image, inside the brain where it can.
-
-    Args:
-        patches: places that the two-sample test looks at on each side of the head; 0: no such test.
-
-    Returns:
-        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of patches told right, 0.5: chance) in
-        the brain; ``band_power``, ``band_correlation`` of the whole volume where it is known what was cut.
-    """
-    hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
-    rows = []
-    for name, image in images.items():
-        row = {
-            "subject": subject.meta["id"],
-            "method": name,
-            "hfen": detail.hfen(image, hr, brain),
-            "gradient_similarity": detail.gradient_similarity(image, hr, brain),
-        }
-        if keep is not None:
-            row |= detail.band(image, hr, keep)
-        if patches:
-            row["told_from_hr"] = detail.two_sample_test(image, hr, brain, patches=patches, seed=seed)
-        rows.append(row)
+    for one in made:
+        method = dict(zip(METHOD, (one.network, one.data_consistency, source_run), strict=True))
+        cost = {"parameters": one.parameters, "multiply_adds": one.multiply_adds}
+        for row in metrics.evaluate(one.image, np.asarray(subject.hr), masks):
+            rows.append(
+                {
+                    "subject": subject.meta["id"],
+                    **facts,
+                    **method,
+                    **row,
+                    **cost,
+                    "seconds": round(one.seconds, 2),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per region and method: mean and SD over heads, cost, and the runs that the rows come from.
+    """One row per region and method: mean and SD over heads, and what the method costs.
 
     Args:
         scores: rows of `score`, and those of `sprl_utils.extras.weights.held_out_rows` below them.
 
     Returns:
-        Columns of `sprl_utils.metrics.summarise`, ``source_run``, and means of ``parameters``,
-        ``multiply_adds`` and ``seconds`` per volume; the latter is NaN where another run did the work.
+        Columns of `sprl_utils.metrics.summarise`, and means of ``parameters``, ``multiply_adds`` and
+        ``seconds`` per volume; the latter is NaN where another run did the work.
     """
-    by_method = scores.groupby("method", sort=False)
-    runs = by_method["source_run"].agg(lambda names: ", ".join(names.unique()))
-    cost = by_method[["parameters", "multiply_adds", "seconds"]].mean()
-    return metrics.summarise(scores, ["region", "method"]).merge(runs.to_frame().join(cost).reset_index())
+    by = ["region", *METHOD]
+    cost = scores.groupby(by, sort=False)[["parameters", "multiply_adds", "seconds"]].mean()
+    return metrics.summarise(scores, by).merge(cost.reset_index(), on=by)
+
+
+def over_zero_filled(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of networks and of cubic interpolation with PSNR and SSIM minus those of zero-filled LR.
+
+    Negative values mean that zero-filling, which costs no training, is better.
+    """
+    keys = ["subject", "region"]
+    lr = scores[scores["network"] == "zero-filled"].set_index(keys)[["psnr", "ssim"]]
+    rows = scores[~scores["network"].isin(("nearest", "linear", "zero-filled"))].set_index(keys)
+    rows[["psnr", "ssim"]] -= lr.reindex(rows.index)
+    return rows.reset_index()[[*keys, *METHOD, "psnr", "ssim"]]
 
 
 def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
-    """Methods down, heads and metrics across, of one region: what the README shows."""
+    """Methods down, heads across: PSNR (dB), SSIM and NRMSE of one region as text, a dash for none.
+
+    ``DataFrame.to_markdown(index=False)`` of it is the table of the README.
+    """
     inside = scores[scores["region"] == region]
-    table = inside.pivot(index="method", columns="subject", values=list(metrics.METRICS)).swaplevel(axis=1)
-    order = [(s, m) for s in inside["subject"].unique() for m in metrics.METRICS]
-    return table.loc[inside["method"].unique(), order].rename_axis(columns=["head", "metric"])
-
-
-def as_markdown(table: pd.DataFrame) -> str:
-    """A `results_table` as Markdown: PSNR in dB with two decimals, SSIM and NRMSE with four; - if missing."""
-    heads = list(dict.fromkeys(head for head, _ in table.columns))
-    lines = [
-        "| method | " + " | ".join(f"{h}: PSNR / SSIM / NRMSE" for h in heads) + " |",
-        "|---" * (len(heads) + 1) + "|",
-    ]
-    for method, row in table.iterrows():
-        values = [[row[(h, m)] for m in metrics.METRICS] for h in heads]
-        cells = ["-" if np.isnan(v).any() else "{:.2f} / {:.4f} / {:.4f}".format(*v) for v in values]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    cells = inside.assign(
+        told=[f"{row.psnr:.2f} / {row.ssim:.4f} / {row.nrmse:.4f}" for row in inside.itertuples()],
+        data_consistency=inside["data_consistency"].map({True: "yes", False: "-"}),
+    )
+    table = cells.pivot(index=METHOD, columns="subject", values="told").fillna("-")
+    order = cells.drop_duplicates(METHOD).set_index(METHOD).index
+    table = table.loc[order, cells["subject"].unique()].reset_index()
+    return table.rename_axis(columns=None).rename(columns=lambda name: name.replace("_", " "))
 
 
 def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
@@ -173,42 +182,3 @@ def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
     data = np.asarray(image, dtype=np.float32) * np.float32(subject.meta["scale"])
     with written_beside(path) as beside:
         nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)
-
-
-def improvement(scores: pd.DataFrame, method: str, over: Sequence[str]) -> pd.DataFrame:
-    """PSNR and SSIM of ``method`` minus those of each method in ``over``, whole volume, one row a head."""
-    whole = scores[scores["region"] == "whole"].set_index(["subject", "method"])[["psnr", "ssim"]]
-    parts = {other: whole.xs(method, level="method") - whole.xs(other, level="method") for other in over}
-    return pd.concat(parts, axis=1).dropna()
-
-
-def paired_interval(
-    scores: pd.DataFrame, method: str, over: Sequence[str], region: str = "whole", seed: int = 0
-) -> pd.DataFrame:
-    """Mean difference of ``method`` and each of ``over``, with its 95 % bootstrap interval over people.
-
-    Scans of one person are averaged first: they are no independent evidence. With a handful of people an
-    interval is a rough guide at best, and with one there is none (NaN).
-
-    Returns:
-        One row for each other method and metric: ``difference``, ``low``, ``high``, number of ``people``.
-    """
-    inside = scores[scores["region"] == region]
-    by_person = inside.groupby(["group", "method"])[list(metrics.METRICS)].mean()
-    rows = []
-    for other in over:
-        apart = (by_person.xs(method, level="method") - by_person.xs(other, level="method")).dropna()
-        for metric in metrics.METRICS:
-            values = apart[metric].to_numpy()
-            low, high = np.nan, np.nan
-            if len(values) > 1:
-                found = stats.bootstrap((values,), np.mean, method="percentile", rng=seed)
-                low, high = found.confidence_interval
-            rows.append({"over": other, "metric": metric, "difference": values.mean(), "low": low,
-                         "high": high, "people": len(values)})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
-    start = time.perf_counter()
-    return function(*args, **kwargs), time.perf_counter() - start

@@ -17,13 +17,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from sprl_utils.extras import detail
+from sprl_utils.evaluation import Reconstruction
 from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
@@ -199,64 +198,70 @@ def examples(steps: dict[str, np.ndarray], affine: Sequence[Sequence[float]]) ->
     return figure
 
 
-def comparison(images: dict[str, np.ndarray], subject: Prepared, scores: pd.DataFrame) -> Figure:
-    """LR | SR | ... | HR in three planes, their error maps below each, and a zoom into the axial plane.
+def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.DataFrame) -> Figure:
+    """Zoom, axial slice, and the errors of both, one column per method, HR last.
 
-    The axial plane is the one with most brain in it, the others are the middle ones. Error maps share one
-    colour scale, which ends where 2 % of the first image's errors are larger. Titles give the
-    tables' PSNR, of the whole volume and of the brain.
+    The axial slice is the one with most brain in it. Error maps share one colour scale, which ends where 2 %
+    of the first volume's errors are larger. Titles give the PSNR of the tables.
 
     Args:
-        images: method -> volume; HR is added as the last column.
-        scores: rows of `sprl_utils.evaluation.score`, those of this subject and these methods among them.
+        scores: rows of `sprl_utils.evaluation.score`, those of this subject and of these methods among them.
     """
     hr, size = as_seen(subject.hr, subject), size_seen(subject.meta["affine"])
-    psnr = scores[scores["subject"] == subject.meta["id"]].set_index(["method", "region"])["psnr"]
-    shown = {name: as_seen(image, subject) for name, image in images.items()} | {"HR": hr}
+    place, columns = _most_brain(subject), len(made) + 1
+    zoom = _zoom_box(hr.shape, place, size)
     figure, axes = plt.subplots(
-        7, len(shown), figsize=(2.5 * len(shown), 16.5), squeeze=False, layout="constrained"
-    )
-    largest = np.percentile(np.abs(next(iter(shown.values())) - hr), 98)
-    error_style = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
-    places = (hr.shape[0] // 2, hr.shape[1] // 2, _most_brain(subject))
-    zoom = _zoom_box(hr.shape, places[2], size)
-    contrast = dict(zip(("vmin", "vmax"), np.percentile(hr[zoom], (1, 99)), strict=True))
-    for column, (name, image) in enumerate(shown.items()):
-        for axis, place in enumerate(places):
-            _show(axes[2 * axis, column], image, axis, place, size)
-            axes[2 * axis, 0].set_ylabel(PLANES[axis])
-            axes[2 * axis + 1, 0].set_ylabel("minus HR")
-            if name == "HR":  # minus itself is nothing to see: room for the scale
-                axes[2 * axis + 1, column].axis("off")
-                scale = axes[2 * axis + 1, column].inset_axes((0.1, 0.1, 0.08, 0.8))
-                figure.colorbar(axes[2 * axis + 1, 0].images[0], cax=scale)
-            else:
-                _show(axes[2 * axis + 1, column], image - hr, axis, place, size, **error_style)
-        _show(axes[6, column], image[zoom], 2, 0, size, **contrast)
-        _frame_zoom(axes[4, column], zoom)
-        regions = () if name == "HR" else ("whole", "brain")
-        lines = [name, *(f"{region}: {psnr[name, region]:.2f} dB" for region in regions)]
-        axes[0, column].set_title("\n".join(lines), fontsize=10)
-    axes[6, 0].set_ylabel("zoom, axial\n(contrast stretched)")
-    figure.suptitle(
-        f"{subject.meta['id']} ({subject.meta['split']}): PSNR of the whole volume and of the brain"
-    )
+        4, columns, figsize=(3 * columns, 12.5), squeeze=False, layout="constrained",
+        height_ratios=(1, 1, 1.2, 1.2),
+    )  # fmt: skip
+    first = as_seen(made[0].image, subject) - hr
+    limit = np.percentile(np.abs(first), 98)
+    error_style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    for column, one in zip(axes.T, made, strict=False):
+        image = as_seen(one.image, subject)
+        _show(column[0], image[zoom], 2, 0, size)
+        _show(column[1], (image - hr)[zoom], 2, 0, size, **error_style)
+        _show(column[2], image, 2, place, size)
+        _show(column[3], image - hr, 2, place, size, **error_style)
+        column[0].set_title(f"{one.label}\n{_psnr(one, subject, scores)}")
+    _show(axes[0, -1], hr[zoom], 2, 0, size)
+    _show(axes[2, -1], hr, 2, place, size)
+    axes[0, -1].set_title("HR\n")
+    for ax in axes[2]:
+        _frame_zoom(ax, zoom)
+    for ax, label in zip(axes[:, 0], ("zoom", "zoom, minus HR", "axial", "axial, minus HR"), strict=True):
+        ax.set_ylabel(label)
+    for ax in axes[1::2, -1]:
+        ax.axis("off")
+    figure.colorbar(axes[1, 0].images[0], ax=axes[1::2, -1], location="left", label="error, HR's scale")
+    figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
 
 
-def shell_correlation(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
-    """Fourier shell correlation of each image with HR, and where k-space was cut first."""
+def _psnr(one: Reconstruction, subject: Prepared, scores: pd.DataFrame) -> str:
+    """What the table says of a volume, whole and in the brain."""
+    rows = scores[
+        (scores["subject"] == subject.meta["id"])
+        & (scores["network"] == one.network)
+        & (scores["data_consistency"] == one.data_consistency)
+    ].drop_duplicates("region")  # this run's rows come first
+    return ", ".join(f"{row.region} {row.psnr:.2f} dB" for row in rows.itertuples())
+
+
+def shell_correlation(shells: dict[str, pd.DataFrame], first_cut: float, title: str) -> Figure:
+    """Fourier shell correlation of volumes with HR by spatial frequency.
+
+    Args:
+        shells: name -> table of `sprl_utils.extras.detail.shell_correlation`.
+        first_cut: frequency in cycles per voxel from which on k-space was cut.
+    """
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
-    hr = np.asarray(subject.hr)
     styles = itertools.cycle(("-", "-", "--", ":"))  # curves often lie upon each other
-    for (name, image), style in zip(images.items(), styles, strict=False):
-        shells = detail.shell_correlation(image, hr)
-        axes.plot(shells["frequency"], shells["correlation"], style, label=name)
-    if subject.meta["keep"] is not None:
-        first = detail.first_cut_frequency(hr.shape, subject.meta["keep"])
-        axes.axvline(first, color="black", linestyle="-.", linewidth=0.8, label="k-space cut from here on")
+    for (name, table), style in zip(shells.items(), styles, strict=False):
+        axes.plot(table["frequency"], table["correlation"], style, label=name)
+    axes.axvline(first_cut, color="black", linestyle="-.", linewidth=0.8, label="k-space cut from here on")
     axes.set(xlabel="spatial frequency (cycles per voxel)", ylabel="correlation with HR", ylim=(0, 1.02))
-    axes.set_title(f"{subject.meta['id']} ({subject.meta['split']})", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure
@@ -287,23 +292,6 @@ def _frame(ax: Axes, low: tuple[int, int], width: int, height: int) -> None:
     ax.add_patch(Rectangle(corner, width, height, fill=False, color="tab:orange"))
 
 
-def strip(images: dict[str, np.ndarray], subject: Prepared) -> Figure:
-    """An axial slice of each image, side by side, and a zoom below: the picture for a front page."""
-    figure, axes = plt.subplots(
-        2, len(images), figsize=(3 * len(images), 6.4), squeeze=False, layout="constrained",
-        height_ratios=(1.25, 1),
-    )  # fmt: skip
-    axial, size = _most_brain(subject), size_seen(subject.meta["affine"])
-    for (above, below), (name, image) in zip(axes.T, images.items(), strict=True):
-        image = as_seen(image, subject)
-        zoom = _zoom_box(image.shape, axial, size)
-        _show(above, image, 2, axial, size)
-        _frame_zoom(above, zoom)
-        _show(below, image[zoom], 2, 0, size)
-        above.set_title(name)
-    return figure
-
-
 def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepared], folder: Path) -> None:
     """The axial slice with most brain in it of each head's images as PNG, a pixel as wide as the finer edge.
 
@@ -328,36 +316,28 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def bars(scores: pd.DataFrame) -> Figure:
-    """PSNR of each method minus zero-filled LR's, one panel a head, whole volume and brain; SSIM as text.
+def gains(differences: pd.DataFrame) -> Figure:
+    """PSNR of each method over zero-filled LR, one point per head, brain and whole volume.
 
-    Nearest and linear interpolation, which lie far below, are left out.
+    Args:
+        differences: of `sprl_utils.evaluation.over_zero_filled`.
     """
-    left_out = ("nearest", "linear", "zero-filled")
-    values = scores.set_index(["subject", "region", "method"])[["psnr", "ssim"]]
-    change = values - values.xs("zero-filled", level="method")
-    methods = [m for m in scores["method"].unique() if m not in left_out][::-1]
-    heads, height = scores["subject"].unique(), 0.4
-    size = (3 + 3.6 * len(heads), 1.2 + 0.5 * len(methods))
+    names = differences["network"] + np.where(differences["data_consistency"], ", data consistency", "")
+    labels = names + "\n" + differences["source_run"]
+    methods = list(labels.unique())[::-1]
     figure, axes = plt.subplots(
-        1, len(heads), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+        1, 2, figsize=(10, 1.2 + 0.5 * len(methods)), sharex=True, sharey=True, layout="constrained"
     )
-    for ax, head in zip(axes[0], heads, strict=True):
-        for place, (region, color) in enumerate({"brain": "tab:orange", "whole": "tab:blue"}.items()):
-            rows = change.loc[head, region].reindex(methods)
-            where = np.arange(len(methods)) + (place - 0.5) * height
-            bar = ax.barh(where, rows["psnr"], height, color=color, label=region)
-            rounded = rows.round({"psnr": 2, "ssim": 3}) + 0.0  # no minus before a 0
-            told = ["" if np.isnan(r.psnr) else f"{r.psnr:+.2f}, {r.ssim:+.3f}" for r in rounded.itertuples()]
-            ax.bar_label(bar, told, padding=3, fontsize=7)
+    for ax, region in zip(axes, ("brain", "whole"), strict=True):
+        rows = differences.assign(place=labels.map(methods.index))[differences["region"] == region]
+        for head, points in rows.groupby("subject", sort=False):
+            ax.plot(points["psnr"], points["place"], "o", alpha=0.8, label=head)
         ax.axvline(0, color="black", lw=0.8)
-        ax.set(title=head, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR (dB)")
-        ax.margins(x=0.5)  # room for the text
-        ax.locator_params(axis="x", nbins=7)
-        ax.grid(axis="x", alpha=0.3)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=2, fontsize=8)
-    figure.suptitle("Test heads against zero-filled LR: bars PSNR, text PSNR (dB) and SSIM", fontsize=10)
+        ax.set(
+            title=region, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR over zero-filled (dB)"
+        )
+        ax.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -403,67 +383,7 @@ class LiveCurve:
         plt.close(figure)
 
 
-def speed(ratios: pd.DataFrame) -> Figure:
-    """How many times faster each task is, and how inference grows with the volume.
-
-    Args:
-        ratios: of `sprl_utils.comparison.bench.ratios`.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)
-    last = last.dropna(subset=["times_faster"]).sort_values("times_faster")
-    bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"] - 1, left=1, color="tab:blue")
-    left.bar_label(bars, [f"{times:.1f}x" for times in last["times_faster"]], padding=3, fontsize=8)
-    left.axvline(1, color="black", linewidth=0.8)
-    left.set(xscale="log", xlabel="times faster than the original procedure")
-    left.margins(x=0.15)
-    left.tick_params(axis="y", labelsize=8)
-    for task, style in {"inference": "o-", "inference, air skipped": "s--"}.items():
-        rows = ratios[ratios["task"] == task]
-        rows = rows.assign(voxels=_voxels(rows["size"])).sort_values("voxels")
-        if task == "inference":
-            right.plot(rows["voxels"], rows["original_seconds"], "k^-", label="original procedure")
-        right.plot(rows["voxels"], rows["ours_seconds"], style, label=f"ours: {task}")
-    right.set(xscale="log", yscale="log", xlabel="voxels of the volume", ylabel="seconds")
-    right.grid(alpha=0.3, which="both")
-    right.legend(fontsize=8)
-    for axis in (left.xaxis, right.yaxis):  # matplotlib's own labels overlap on short axes
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(ticker.NullFormatter())
-    return figure
-
-
-def _voxels(sizes: pd.Series) -> pd.Series:
-    """Voxels of sizes such as ``64x64x64``; 1 for a size of another kind."""
-    edges = sizes.str.extract(r"^(\d+)x(\d+)x(\d+)$").fillna(1).astype(int)
-    return edges.prod(axis=1)
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, without the date, so that the same picture is the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def ablations(effects: pd.DataFrame) -> Figure:
-    """Change of PSNR against the reference and gain over the variant's own LR, one bar each, both symlog.
-
-    The changes have their range over seeds. Scales are linear within 0.01 dB: effects span three decades.
-    """
-    shown = effects.iloc[::-1]
-    change, gain = shown["psnr_change"], shown["gain"]
-    size = (11, 0.9 + 0.36 * len(shown))
-    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-    spread = [change - shown["psnr_change_least"], shown["psnr_change_most"] - change]
-    labels = ("PSNR against the reference (dB)", "PSNR over the variant's own LR (dB)")
-    for ax, values, xerr, label in zip(axes, (change, gain), (spread, None), labels, strict=True):
-        bars = ax.barh(shown.index, values, xerr=xerr, color="tab:blue", ecolor="black", error_kw={"lw": 1})
-        ax.bar_label(bars, [f"{value:+.3f}" for value in values], padding=4, fontsize=8)
-        ax.axvline(0, color="black", lw=0.8)
-        ax.set_xscale("symlog", linthresh=0.01)
-        ax.set_xlim(-30 * max(0.1, -values.min()), 30 * max(0.1, values.max()))
-        ax.set(xlabel=label)
-        ax.grid(axis="x", alpha=0.3)
-    figure.suptitle("Mean over test heads and seeds", fontsize=10)
-    return figure

@@ -32,47 +32,54 @@ def head(tmp_path_factory):
 
 
 def scores(rows):
-    table = pd.DataFrame(rows, columns=["group", "subject", "method", "psnr"])
+    table = pd.DataFrame(rows, columns=["subject", "network", "data_consistency", "source_run", "psnr"])
     return table.assign(region="whole", ssim=table["psnr"] / 100, nrmse=0.1)
 
 
 def test_an_identity_network_scores_what_zero_filling_scores(head):
-    generators = {"identity": Generator(init="identity").eval()}
-    images, seconds = evaluation.reconstruct(head, generators)
-    np.testing.assert_allclose(images["zero-filled"], truncate_kspace(head.hr, [None, 0.5, 0.5]), atol=1e-6)
-    np.testing.assert_array_equal(images["identity"], images["zero-filled"])
-    table = evaluation.score(head, images, seconds, generators).set_index(["region", "method"])
-    expected = peak_signal_noise_ratio(np.asarray(head.hr), images["zero-filled"], data_range=1)
-    assert table.loc[("whole", "identity"), "psnr"] == pytest.approx(expected, abs=1e-4)
-    assert table.loc[("whole", "identity"), "parameters"] == 411_648
-    assert set(table.index.get_level_values("method")) == {"nearest", "linear", "cubic", *images}
-    consistent = "identity" + evaluation.CONSISTENT
-    assert table.loc[("whole", consistent), "parameters"] == 411_648
+    made = evaluation.reconstruct(head, {"identity": Generator(init="identity").eval()})
+    images = {(one.network, one.data_consistency): one.image for one in made}
+    zero_filled = images["zero-filled", False]
+    np.testing.assert_allclose(zero_filled, truncate_kspace(head.hr, [None, 0.5, 0.5]), atol=1e-6)
+    np.testing.assert_array_equal(images["identity", False], zero_filled)
+    table = evaluation.score(head, made, "mine").set_index(["region", *evaluation.METHOD])
+    expected = peak_signal_noise_ratio(np.asarray(head.hr), zero_filled, data_range=1)
+    assert table.loc[("whole", "identity", False, "mine"), "psnr"] == pytest.approx(expected, abs=1e-4)
+    assert (table.xs("identity", level="network")["parameters"] == 411_648).all()
+    assert set(table.index.get_level_values("network")) == {
+        "nearest",
+        "linear",
+        "cubic",
+        "zero-filled",
+        "identity",
+    }
 
 
 def test_rows_of_other_runs_say_so_and_bring_no_seconds(head, tmp_path):
     """A study that scored the same head with the same LR, on a machine that took an hour."""
-    images = {"zero-filled": np.asarray(head.lr), "mDCSRN": np.asarray(head.hr)}
-    here = evaluation.score(head, images, {"zero-filled": 0.0, "mDCSRN": 7.0}, {}, "mine")
+    made = [
+        evaluation.Reconstruction("zero-filled", False, np.asarray(head.lr), 0.0),
+        evaluation.Reconstruction("mDCSRN", False, np.asarray(head.hr), 7.0),
+    ]
+    here = evaluation.score(head, made, "mine")
     study = tmp_path / "study_bb"
     study.mkdir()
-    old = here.drop(columns="source_run").assign(seconds=3600.0)  # tables were written without it once
-    old.to_csv(study / "metrics.csv", index=False)
+    here.assign(seconds=3600.0, source_run="study_bb").to_csv(study / "metrics.csv", index=False)
     both = pd.concat([here, weights.held_out_rows(here, tmp_path, "mine")], ignore_index=True)
     assert list(both.columns) == list(here.columns)
-    table = evaluation.summary(both).set_index(["region", "method"])
+    table = evaluation.summary(both).set_index(["region", *evaluation.METHOD])
     for region in ("whole", "brain"):
-        ours, theirs = table.loc[(region, "mDCSRN")], table.loc[(region, weights.LONG)]
-        assert (ours["source_run"], ours["seconds"]) == ("mine", 7.0)
-        assert theirs["source_run"] == "study_bb" and np.isnan(theirs["seconds"])
+        ours, theirs = (table.loc[(region, "mDCSRN", False, run)] for run in ("mine", "study_bb"))
+        assert ours["seconds"] == 7.0 and np.isnan(theirs["seconds"])
         assert theirs["nrmse_mean"] == ours["nrmse_mean"] == 0
 
 
-def test_a_mean_over_heads_of_two_runs_names_both():
-    rows = scores([("a", "a1", "net", 31.0), ("b", "b1", "net", 30.0)])
-    cost = {"parameters": 5, "multiply_adds": 6, "seconds": [1.0, 2.0]}
-    (row,) = evaluation.summary(rows.assign(source_run=["one", "two"], **cost)).to_dict("records")
-    assert (row["source_run"], row["psnr_mean"], row["seconds"]) == ("one, two", 30.5, 1.5)
+def test_heads_of_two_runs_are_not_averaged():
+    rows = scores([("a1", "net", False, "one", 31.0), ("b1", "net", False, "two", 30.0)])
+    found = evaluation.summary(rows.assign(parameters=5, multiply_adds=6, seconds=1.0))
+    assert list(zip(found["source_run"], found["subjects"], found["psnr_mean"], strict=True)) == [
+        ("one", 1, 31.0), ("two", 1, 30.0),
+    ]  # fmt: skip
 
 
 def test_volumes_return_to_the_inputs_units_and_place(head, tmp_path):
@@ -84,33 +91,24 @@ def test_volumes_return_to_the_inputs_units_and_place(head, tmp_path):
     assert [p.name for p in (tmp_path / "sr").iterdir()] == ["anna.nii.gz"]
 
 
-def test_two_scans_of_one_person_count_once():
-    table = scores(
-        [("a", "a1", "net", 31.0), ("a", "a2", "net", 33.0), ("b", "b1", "net", 30.0)]
-        + [("a", "a1", "cubic", 30.0), ("a", "a2", "cubic", 30.0), ("b", "b1", "cubic", 30.0)]
-    )
-    row = evaluation.paired_interval(table, "net", ["cubic"]).set_index("metric").loc["psnr"]
-    assert (row["difference"], row["people"]) == (1.0, 2)  # person a gained 2 on average, b nothing
-    assert (row["low"], row["high"]) == (0.0, 2.0)  # with two people, each resample may be one of them alone
+def test_gains_are_differences_per_head_and_region():
+    rows = [("a1", "zero-filled", False, "x", 30.0), ("b1", "zero-filled", False, "x", 20.0)]
+    rows += [
+        ("a1", "net", True, "x", 31.0),
+        ("b1", "net", True, "y", 19.5),
+        ("a1", "linear", False, "x", 1.0),
+    ]
+    found = evaluation.over_zero_filled(scores(rows)).set_index("subject")
+    assert found["psnr"].to_dict() == {"a1": 1.0, "b1": -0.5}
+    assert found["ssim"].to_dict() == pytest.approx({"a1": 0.01, "b1": -0.005})
 
 
-def test_a_constant_difference_has_an_interval_of_no_width_and_one_person_none():
-    rows = [(p, p, m, 30.0 + (m == "net")) for p in "abc" for m in ("net", "cubic")]
-    row = evaluation.paired_interval(scores(rows), "net", ["cubic"]).iloc[0]
-    assert (row["low"], row["high"]) == pytest.approx((1.0, 1.0))
-    row = evaluation.paired_interval(scores(rows[:2]), "net", ["cubic"]).iloc[0]
-    assert row["difference"] == 1.0 and np.isnan(row["low"])
-
-
-def test_improvement_is_a_difference_per_head():
-    rows = [("a", "a1", "net", 31.0), ("a", "a1", "cubic", 30.5)]
-    assert evaluation.improvement(scores(rows), "net", ["cubic"]).loc["a1", ("cubic", "psnr")] == 0.5
-
-
-def test_a_method_known_on_one_head_alone_is_compared_there():
-    rows = [("a", "a1", "net", 31.0), ("a", "a1", "cubic", 30.5), ("b", "b1", "cubic", 20.0)]
-    assert list(evaluation.improvement(scores(rows), "net", ["cubic"]).index) == ["a1"]
-    row = evaluation.paired_interval(scores(rows), "net", ["cubic"]).iloc[0]
-    assert (row["difference"], row["people"]) == (0.5, 1)
-    table = evaluation.as_markdown(evaluation.results_table(scores(rows), "whole"))
-    assert "| net | 31.00 / 0.3100 / 0.1000 | - |" in table
+def test_a_method_known_on_one_head_alone_has_a_dash_on_the_others():
+    rows = [
+        ("a1", "net", True, "x", 31.0),
+        ("a1", "cubic", False, "x", 30.5),
+        ("b1", "cubic", False, "x", 20.0),
+    ]
+    table = evaluation.results_table(scores(rows), "whole")
+    assert list(table.columns) == ["network", "data consistency", "source run", "a1", "b1"]
+    assert table.iloc[0].tolist() == ["net", "yes", "x", "31.00 / 0.3100 / 0.1000", "-"]

@@ -11,6 +11,7 @@ import pytest
 from conftest import make_head, write_prepared
 
 from sprl_utils import figures
+from sprl_utils.evaluation import Reconstruction
 from sprl_utils.patches import Prepared, RandomPatches
 
 #: Edges of a voxel in mm, along x, y, z of the world.
@@ -79,21 +80,23 @@ def test_three_planes_are_what_they_say(tmp_path, order):
         assert_plane(axes[plane, column], name, plane)
 
 
+def table(rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["subject", "network", "data_consistency", "region", "psnr"])
+
+
+def made_of(images: dict[str, np.ndarray]) -> list[Reconstruction]:
+    return [Reconstruction(name, False, image, 0.0) for name, image in images.items()]
+
+
 @orders
-def test_comparison_and_strip_show_planes_of_the_world(tmp_path, order):
+def test_comparison_shows_axial_planes_of_the_world(tmp_path, order):
     head = head_in(tmp_path, order)
-    images = coordinates(head)
-    rows = [("head", name, region, 30.0) for name in images for region in ("whole", "brain")]
-    scores = pd.DataFrame(rows, columns=["subject", "method", "region", "psnr"])
-    compared = figures.comparison(images, head, scores)
-    axes = np.array(compared.axes[:28]).reshape(7, 4)
-    side_by_side = np.array(figures.strip(images, head).axes).reshape(2, 3)
+    compared = figures.comparison(made_of(coordinates(head)), head, table([]))
+    axes = np.array(compared.axes[:16]).reshape(4, 4)
     for column, name in enumerate("xyz"):
-        for row, plane in ((0, 0), (2, 1), (4, 2), (6, 2)):
-            assert_plane(axes[row, column], name, plane)
-        for row in range(2):
-            assert_plane(side_by_side[row, column], name, 2)
-    height, width = axes[6, 0].images[0].get_array().shape
+        assert_plane(axes[0, column], name, 2)
+        assert_plane(axes[2, column], name, 2)
+    height, width = axes[0, 0].images[0].get_array().shape
     assert height * SIZE[1] == pytest.approx(width * SIZE[0], abs=SIZE[1])  # the zoom is a square
 
 
@@ -104,8 +107,8 @@ def test_the_axial_slice_with_most_brain_is_axial(tmp_path, order):
     brain = np.abs(z - 45) < 20  # a slab; in its middle plane the brain is all of the slice, elsewhere a half
     brain &= (np.abs(z - 45) < 1) | (coordinates(head)["x"] < 18)
     np.save(head.folder / "brain.npy", brain)
-    axes = np.array(figures.strip({"z": z}, head).axes)
-    assert np.unique(axes[0].images[0].get_array()) == [45]
+    axes = np.array(figures.comparison(made_of({"z": z}), head, table([])).axes)[:8].reshape(4, 2)
+    assert np.unique(axes[2, 0].images[0].get_array()) == [45]
 
 
 @orders
@@ -176,7 +179,17 @@ def test_a_patch_is_cut_from_the_subject_that_is_named(tmp_path):
 def test_titles_give_the_tables_psnr(tmp_path):
     """The number of the table, whatever the picture's own box would give."""
     head = head_in(tmp_path, "LIA")
-    rows = [("head", "net", "whole", 12.344), ("head", "net", "brain", 56.786), ("b", "net", "whole", 1.0)]
-    scores = pd.DataFrame(rows, columns=["subject", "method", "region", "psnr"])
-    title = figures.comparison({"net": head.lr}, head, scores).axes[0].get_title()
-    assert title.split("\n") == ["net", "whole: 12.34 dB", "brain: 56.79 dB"]
+    rows = [("head", "net", True, "whole", 12.344), ("head", "net", True, "brain", 56.786)]
+    rows += [("head", "net", False, "whole", 2.0), ("b", "net", True, "whole", 1.0)]
+    made = [Reconstruction("net", True, np.asarray(head.lr), 0.0)]
+    title = figures.comparison(made, head, table(rows)).axes[0].get_title()
+    assert "12.34 dB" in title and "56.79 dB" in title and " 1.00" not in title and " 2.00" not in title
+
+
+def test_gains_have_one_point_per_head_and_method():
+    rows = [(head, "net", dc, "run", region, psnr) for head, psnr in (("a", 1.0), ("b", -0.5))
+            for dc in (False, True) for region in ("brain", "whole")]  # fmt: skip
+    columns = ["subject", "network", "data_consistency", "source_run", "region", "psnr"]
+    for ax in figures.gains(pd.DataFrame(rows, columns=columns)).axes:
+        points = [line.get_xdata() for line in ax.lines[:2]]
+        assert [list(x) for x in points] == [[1.0, 1.0], [-0.5, -0.5]]

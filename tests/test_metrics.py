@@ -37,7 +37,7 @@ def test_any_shape_agrees_with_scikit_image(shape):
 
 def test_a_volume_below_the_window_has_no_ssim():
     small = np.ones((9, 6, 9), np.float32)
-    with pytest.raises(ValueError, match=r"SSIM needs 7 voxels an axis, found shape \(9, 6, 9\)"):
+    with pytest.raises(ValueError, match=r"SSIM needs 7 voxels per axis, found shape \(9, 6, 9\)"):
         metrics.ssim(small, small)
     assert metrics.nrmse(small, small) == 0
 

@@ -14,12 +14,46 @@ import torch
 from scipy import fft, ndimage
 from torch import nn
 
+from sprl_utils.evaluation import METHOD, Reconstruction
 from sprl_utils.kspace import Keep, kept_samples, kept_slice
+from sprl_utils.patches import Prepared
 
 #: Width in voxels of HFEN's Laplacian of Gaussian, and its reach (Ravishankar & Bresler 2011: 1.5, 15x15).
 LOG_SIGMA, LOG_RADIUS = 1.5, 7
 #: Constant of gradient-magnitude similarity for intensities in 0..1 (Xue et al. 2014: 170 for 0..255).
 GRADIENT_CONSTANT = 170 / 255**2
+
+
+def score(
+    subject: Prepared,
+    made: Sequence[Reconstruction],
+    source_run: str = "",
+    patches: int = 0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per method: the measures of this module, inside the brain where that is possible.
+
+    Args:
+        source_run: profile of the run whose weights these are.
+        patches: places that the two-sample test looks at on each side of the head; 0 leaves the test out.
+
+    Returns:
+        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of patches that the classifier recognises,
+        0.5 is chance) in the brain; ``band_power``, ``band_correlation`` of the whole volume where it is
+        known what was cut.
+    """
+    hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
+    rows = []
+    for one in made:
+        method = dict(zip(METHOD, (one.network, one.data_consistency, source_run), strict=True))
+        row = {"subject": subject.meta["id"], **method, "hfen": hfen(one.image, hr, brain)}
+        row["gradient_similarity"] = gradient_similarity(one.image, hr, brain)
+        if keep is not None:
+            row |= band(one.image, hr, keep)
+        if patches:
+            row["told_from_hr"] = two_sample_test(one.image, hr, brain, patches=patches, seed=seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def hfen(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -1,0 +1,68 @@
+"""Pictures of the benchmark and of the ablations."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+
+def speed(ratios: pd.DataFrame) -> Figure:
+    """How many times faster each task is, and how inference grows with the volume.
+
+    Args:
+        ratios: of `sprl_utils.comparison.bench.ratios`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)
+    last = last.dropna(subset=["times_faster"]).sort_values("times_faster")
+    bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"] - 1, left=1, color="tab:blue")
+    left.bar_label(bars, [f"{times:.1f}x" for times in last["times_faster"]], padding=3, fontsize=8)
+    left.axvline(1, color="black", linewidth=0.8)
+    left.set(xscale="log", xlabel="times faster than the original procedure")
+    left.margins(x=0.15)
+    left.tick_params(axis="y", labelsize=8)
+    for task, style in {"inference": "o-", "inference, air skipped": "s--"}.items():
+        rows = ratios[ratios["task"] == task]
+        rows = rows.assign(voxels=_voxels(rows["size"])).sort_values("voxels")
+        if task == "inference":
+            right.plot(rows["voxels"], rows["original_seconds"], "k^-", label="original procedure")
+        right.plot(rows["voxels"], rows["ours_seconds"], style, label=f"ours: {task}")
+    right.set(xscale="log", yscale="log", xlabel="voxels of the volume", ylabel="seconds")
+    right.grid(alpha=0.3, which="both")
+    right.legend(fontsize=8)
+    for axis in (left.xaxis, right.yaxis):  # matplotlib's own labels overlap on short axes
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(ticker.NullFormatter())
+    return figure
+
+
+def _voxels(sizes: pd.Series) -> pd.Series:
+    """Voxels of sizes such as ``64x64x64``; 1 for a size of another kind."""
+    edges = sizes.str.extract(r"^(\d+)x(\d+)x(\d+)$").fillna(1).astype(int)
+    return edges.prod(axis=1)
+
+
+def ablations(effects: pd.DataFrame) -> Figure:
+    """Change of PSNR against the reference and gain over the variant's own LR, one bar each, both symlog.
+
+    The changes have their range over seeds. Scales are linear within 0.01 dB: effects span three decades.
+    """
+    shown = effects.iloc[::-1]
+    change, gain = shown["psnr_change"], shown["gain"]
+    size = (11, 0.9 + 0.36 * len(shown))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    spread = [change - shown["psnr_change_least"], shown["psnr_change_most"] - change]
+    labels = ("PSNR against the reference (dB)", "PSNR over the variant's own LR (dB)")
+    for ax, values, xerr, label in zip(axes, (change, gain), (spread, None), labels, strict=True):
+        bars = ax.barh(shown.index, values, xerr=xerr, color="tab:blue", ecolor="black", error_kw={"lw": 1})
+        ax.bar_label(bars, [f"{value:+.3f}" for value in values], padding=4, fontsize=8)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_xscale("symlog", linthresh=0.01)
+        ax.set_xlim(-30 * max(0.1, -values.min()), 30 * max(0.1, values.max()))
+        ax.set(xlabel=label)
+        ax.grid(axis="x", alpha=0.3)
+    figure.suptitle("Mean over test heads and seeds", fontsize=10)
+    return figure
