@@ -77,7 +77,7 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
 # has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known
-# as data consistency in MR reconstruction. The column `data_consistency` of the tables says where it was done.
+# as data consistency in MR reconstruction. The column `data_consistency` says where it was done.
 
 # %%
 tables, shown = [], {}
