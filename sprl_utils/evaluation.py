@@ -17,7 +17,7 @@ from sprl_utils import metrics
 from sprl_utils.extras import detail
 from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
+from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
 from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
 from sprl_utils.volumes import foreground_mask
@@ -66,7 +66,7 @@ def reconstruct(
             super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
         )
     for name in generators if keep is not None else ():
-        consistent, more = _timed(restore_measured, images[name], lr, keep)
+        consistent, more = _timed(data_consistency, images[name], lr, keep)
         images[name + CONSISTENT], seconds[name + CONSISTENT] = consistent, seconds[name] + more
     return images, seconds
 
