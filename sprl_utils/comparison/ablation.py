@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
+import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import metrics
 from sprl_utils.comparison.bench import original_super_resolve
 from sprl_utils.inference import plan, super_resolve

@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import losses, metrics
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import super_resolve
