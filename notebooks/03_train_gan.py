@@ -54,7 +54,7 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 import pandas as pd
 
 from sprl_utils import figures, stages, training
-from sprl_utils.extras import viewer
+from sprl_utils.extras import streaming, viewer  # noqa: F401  streaming registers the fast inference engine
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.patches import GridPatches, RandomPatches
 from sprl_utils.prepare import load_prepared

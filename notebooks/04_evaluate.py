@@ -39,7 +39,7 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils import evaluation, figures
-from sprl_utils.extras import detail, rescan, viewer
+from sprl_utils.extras import detail, rescan, streaming, viewer  # noqa: F401  streaming registers an engine
 from sprl_utils.extras.weights import held_out_rows
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared

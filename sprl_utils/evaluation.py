@@ -22,7 +22,7 @@ from torch import nn
 from sprl_utils import metrics
 from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
+from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
 from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
 from sprl_utils.volumes import foreground_mask
@@ -92,7 +92,7 @@ def reconstruct(
         )
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
-            consistent, more = _timed(restore_measured, sr, lr, keep)
+            consistent, more = _timed(data_consistency, sr, lr, keep)
             made.append(Reconstruction(name, True, consistent, seconds + more, *cost))
     return made
 

@@ -1,27 +1,33 @@
-"""Super-resolve a whole volume of any shape in bounded memory."""
+"""Super-resolve a whole volume of any shape in bounded memory.
+
+A network is run over overlapping tiles. A tile's inner box is kept and its halo, the voxels read beyond the
+box, is thrown away. With a halo as wide as the network sees, the merged result is that of one pass over the
+whole volume. Faster ways to the same result are engines, which register themselves in `ENGINES`.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import nn
 
-from sprl_utils.extras.streaming import PlaneStream
-from sprl_utils.networks import Generator
-from sprl_utils.patches import Tile, plan_tiles, shrink, stitch
-from sprl_utils.provenance import release_memory
-
-#: Halo for networks that do not say how far they see: the default generator's receptive radius.
+Box = tuple[slice, ...]
+Progress = Callable[[Sequence], Iterable]
+#: ``engine(volume, generator, wanted, memory_bytes, dtype, progress)`` returns a volume of the same shape,
+#: right where the bool volume ``wanted`` is True and anything elsewhere. ``dtype`` is a permission: an engine
+#: may always compute in float32. It wraps its loop in ``progress``, and raises ValueError where
+#: ``memory_bytes`` do not suffice, also if no voxel is wanted.
+Engine = Callable[[np.ndarray, nn.Module, np.ndarray, float, torch.dtype, Progress], np.ndarray]
+#: Halo for networks that do not say how far they see: the paper's generator's receptive radius.
 DEFAULT_HALO = 17
-#: What the process grows by, in bytes a voxel of a tile, for networks that do not say otherwise: the default
-#: generator's (measured in fp32, with the allocator of `sprl_utils.provenance.tune_process`, which keeps
-#: freed blocks).
+#: Memory per voxel of a tile in bytes, for networks that do not say otherwise: the paper's generator's
+#: (measured in fp32, with the allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
 BYTES_PER_VOXEL = 6500
-#: Planes that go through the network together, the most first, and what the process then grows by in bytes a
-#: voxel of a plane (measured likewise).
-SLABS = ((8, 40_000), (4, 30_000))
 #: What the process grows by beyond that, in GiB: blocks of many sizes do not fit into each other's places.
 OVERHEAD_GIB = 0.5
 
@@ -30,133 +36,148 @@ OVERHEAD_GIB = 0.5
 def super_resolve(
     volume: np.ndarray,
     generator: nn.Module,
-    halo: int | None = None,
+    engine: str | Engine | None = None,
     memory_gib: float = 4.0,
     foreground: np.ndarray | None = None,
     dtype: torch.dtype = torch.float32,
-    progress: Callable[[Sequence], Iterable] = iter,
+    progress: Progress = iter,
 ) -> np.ndarray:
     """Run a generator over a volume.
 
-    The paper's generator reads the volume as a stream of planes (`sprl_utils.extras.streaming`): the result
-    is that of one pass over the whole volume, and no voxel is computed twice. Where the planes are too
-    large for the memory allowed, they are cut into columns that overlap by what the network sees.
-
-    Other networks, or any with ``halo`` given, read tiles with a halo that is thrown away. A halo of the
-    receptive radius (17 for the paper's generator) leaves no seams; the original project used 3.
-
     Args:
-        volume: float32 ``(x, y, z)`` of any shape, on the scale the generator was trained with.
+        volume: ``(x, y, z)`` of any shape, on the scale that the generator was trained with.
         generator: maps ``(1, 1, D, H, W)`` to the same shape; runs where its parameters are.
-        halo: voxels read beyond each tile; None: as the network needs.
+        engine: a name in `ENGINES` or an `Engine`; None is `default_engine`.
         memory_gib: bound on the memory for features, more than `OVERHEAD_GIB`; volumes come on top.
-        foreground: bool ``(x, y, z)``; where given, all other voxels are copied from the input, and the
-            network runs only where that is needed.
-        dtype: of the dense units in the stream: float32, or bfloat16 where the hardware multiplies it.
-        progress: wraps the tiles, or each column's slabs of planes, e.g. ``tqdm``.
+        foreground: bool ``(x, y, z)``; all other voxels are copied from the input, and the network runs only
+            where that is needed.
+        dtype: what engines may compute in; the tiles are always float32.
+        progress: wraps the tiles, e.g. ``tqdm``.
 
     Returns:
         float32 volume of the same shape.
 
     Raises:
-        ValueError: not three axes, not finite, a foreground of another shape, or too little memory.
+        ValueError: not three axes, not finite, a foreground of another shape, an unknown engine, or too
+            little memory.
     """
-    volume = np.asarray(volume)
+    volume = np.asarray(volume, np.float32)
+    wanted = np.ones(volume.shape, bool) if foreground is None else foreground
+    _check(volume, wanted, memory_gib)
+    run = default_engine(generator) if engine is None else engine if callable(engine) else _named(engine)
+    was_training = generator.training
+    generator.eval()
+    try:
+        restored = run(volume, generator, wanted, (memory_gib - OVERHEAD_GIB) * 2**30, dtype, progress)
+    finally:
+        generator.train(was_training)
+    return np.where(wanted, restored, volume)
+
+
+def tiles(
+    volume: np.ndarray,
+    generator: nn.Module,
+    wanted: np.ndarray,
+    memory_bytes: float,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress = iter,
+    halo: int | None = None,
+) -> np.ndarray:
+    """The plain engine: exact tiles in float32.
+
+    Args:
+        halo: voxels read beyond each tile; None is the network's receptive radius (17 for the paper's
+            generator), which leaves no seams. The original project used 3.
+    """
+    halo = getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
+    voxels = int(memory_bytes / getattr(generator, "bytes_per_voxel", BYTES_PER_VOXEL))
+    device = device_of(generator)
+    restored = volume.copy()
+    for inner in progress(shrink(plan_tiles(volume.shape, halo, voxels), wanted)):
+        outer = grow(inner, halo, volume.shape)
+        x = torch.from_numpy(volume[outer].copy()).to(device)  # (D, H, W)
+        restored[inner] = generator(x[None, None])[0, 0][within(inner, outer)].float().cpu().numpy()
+    return restored
+
+
+def plan_tiles(shape: Sequence[int], halo: int, max_voxels: int) -> list[Box]:
+    """Inner boxes of the tiles that read the fewest voxels in all while none reads more than ``max_voxels``.
+
+    Along an axis of ``n`` voxels in ``count`` tiles each reads ``2 * halo + (n - 2 * halo) / count``, rounded
+    up. The first and the last have a halo on one side only and keep as much more: beyond the volume's faces
+    there is nothing to read.
+
+    Raises:
+        ValueError: not even tiles that keep one voxel fit into ``max_voxels``.
+    """
+
+    def read(counts: Sequence[int]) -> int:
+        return math.prod(2 * halo + -(-(n - 2 * halo) // c) for n, c in zip(shape, counts, strict=True))
+
+    possible = itertools.product(*(range(1, max(1, min(n - 2 * halo, 32)) + 1) for n in shape))
+    fitting = [counts for counts in possible if read(counts) <= max_voxels]
+    if not fitting:
+        raise ValueError(
+            f"tiles: a volume of {tuple(shape)} with a halo of {halo} needs tiles of more than "
+            f"the {max_voxels} voxels allowed; allow more memory"
+        )
+    best = min(fitting, key=lambda counts: math.prod(counts) * read(counts))
+    axes = []
+    for n, count in zip(shape, best, strict=True):
+        cuts = [halo + (n - 2 * halo) * i // count for i in range(1, count)]
+        axes.append([slice(a, b) for a, b in itertools.pairwise([0, *cuts, n])])
+    return list(itertools.product(*axes))
+
+
+def shrink(boxes: Sequence[Box], wanted: np.ndarray) -> list[Box]:
+    """Each box reduced to the bounding box of what is ``wanted`` in it; boxes without any are left out."""
+    shrunk = []
+    for box in boxes:
+        for found in ndimage.find_objects(wanted[box].astype(np.uint8)):
+            corners = zip(box, found, strict=True)
+            shrunk.append(tuple(slice(b.start + f.start, b.start + f.stop) for b, f in corners))
+    return shrunk
+
+
+def grow(box: Box, halo: int, shape: Sequence[int]) -> Box:
+    """A box with ``halo`` voxels more on each side, as far as the volume of ``shape`` reaches."""
+    return tuple(
+        slice(max(b.start - halo, 0), min(b.stop + halo, n)) for b, n in zip(box, shape, strict=True)
+    )
+
+
+def within(inner: Box, outer: Box) -> Box:
+    """Where ``inner`` lies in an array of the voxels of ``outer``."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+#: Engines by name, and the name of the one for a class of networks where it is not ``"tiles"``.
+ENGINES: dict[str, Engine] = {"tiles": tiles}
+PREFERRED: dict[type[nn.Module], str] = {}
+
+
+def default_engine(generator: nn.Module) -> Engine:
+    """The engine registered for the generator's class, else `tiles`."""
+    return ENGINES[PREFERRED.get(type(generator), "tiles")]
+
+
+def _named(engine: str) -> Engine:
+    if engine not in ENGINES:
+        raise ValueError(f"super-resolve: engine must be one of {sorted(ENGINES)}, found {engine!r}")
+    return ENGINES[engine]
+
+
+def _check(volume: np.ndarray, wanted: np.ndarray, memory_gib: float) -> None:
     if volume.ndim != 3:
         raise ValueError(f"super-resolve: expected a volume of three axes, found shape {volume.shape}")
     if not np.isfinite(volume).all():
         raise ValueError("super-resolve: expected finite voxels, found NaN or Inf")
-    if foreground is not None and foreground.shape != volume.shape:
-        raise ValueError(
-            f"super-resolve: foreground: expected shape {volume.shape}, found {foreground.shape}"
-        )
-    wanted = np.ones(volume.shape, bool) if foreground is None else foreground
-    volume = volume.astype(np.float32, copy=False)
-    streamed = _is_streamed(generator, halo)
-    tiles = plan(volume.shape, generator, halo, memory_gib)
-    halo, allowed = _halo(generator, halo), _allowed(memory_gib)
-    tiles = [small for tile in tiles if (small := shrink(tile, wanted, halo))]
-
-    def run(box: np.ndarray, tile: Tile) -> np.ndarray:
-        if streamed:
-            return _run_stream(box, tile, generator, wanted, allowed, dtype, progress)
-        return _run_tile(box, tile, generator)
-
-    was_training = generator.training
-    generator.eval()
-    try:
-        merged = stitch(volume, tiles if streamed else progress(tiles), run)
-    finally:
-        generator.train(was_training)
-    np.copyto(merged, volume, where=~wanted)
-    return merged
-
-
-def plan(
-    shape: Sequence[int], generator: nn.Module, halo: int | None = None, memory_gib: float = 4.0
-) -> list[Tile]:
-    """What `super_resolve` reads together of a volume of ``shape``: columns of planes, or tiles.
-
-    Raises:
-        ValueError: too little memory for this network and its halo.
-    """
-    if _is_streamed(generator, halo):
-        return _columns(shape, _halo(generator, halo), int(_allowed(memory_gib) / SLABS[-1][1]))
-    size = getattr(generator, "bytes_per_voxel", BYTES_PER_VOXEL)
-    return plan_tiles(shape, _halo(generator, halo), int(_allowed(memory_gib) / size))
-
-
-def _is_streamed(generator: nn.Module, halo: int | None) -> bool:
-    return halo is None and isinstance(generator, Generator)
-
-
-def _halo(generator: nn.Module, halo: int | None) -> int:
-    return getattr(generator, "receptive_radius", DEFAULT_HALO) if halo is None else halo
-
-
-def _allowed(memory_gib: float) -> float:
+    if wanted.shape != volume.shape:
+        raise ValueError(f"super-resolve: foreground: expected shape {volume.shape}, found {wanted.shape}")
     if memory_gib <= OVERHEAD_GIB:
         raise ValueError(f"super-resolve: memory: expected more than {OVERHEAD_GIB} GiB, found {memory_gib}")
-    return (memory_gib - OVERHEAD_GIB) * 2**30
-
-
-def _columns(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
-    """Tiles that go through the whole volume along x and read at most ``max_voxels`` voxels a plane."""
-    whole = slice(0, shape[0])
-    tiles = plan_tiles((1, *shape[1:]), halo, max_voxels)
-    return [Tile((whole, *tile.outer[1:]), (whole, *tile.inner[1:])) for tile in tiles]
-
-
-def _run_stream(
-    box: np.ndarray,
-    tile: Tile,
-    generator: Generator,
-    wanted: np.ndarray,
-    allowed: float,
-    dtype: torch.dtype,
-    progress: Callable[[Sequence], Iterable],
-) -> np.ndarray:
-    """The inner box of one column; ``box`` holds the voxels of its outer one."""
-    mask = np.zeros(box.shape, bool)
-    mask[tile.crop] = wanted[tile.inner]
-    plane = box.shape[1] * box.shape[2]
-    planes = next((n for n, size in SLABS if size * plane <= allowed), SLABS[-1][0])
-    x = torch.from_numpy(np.require(box, requirements="W")).to(_device(generator))  # a map is read-only
-    stream = PlaneStream(generator, x, mask, planes, dtype)
-    restored = np.empty(box.shape, np.float32)
-    for step in progress(stream.steps):
-        first, done = stream.push(step)
-        restored[first : first + len(done)] = done.cpu().numpy()
-    del stream
-    release_memory()
-    return restored[tile.crop]
-
-
-def _run_tile(box: np.ndarray, tile: Tile, generator: nn.Module) -> np.ndarray:
-    """The inner box of one tile; ``box`` holds the voxels of its outer one."""
-    x = torch.from_numpy(np.ascontiguousarray(box))[None, None].to(_device(generator))  # (1, 1, D, H, W)
-    return generator(x)[0, 0][tile.crop].float().cpu().numpy()
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -49,6 +48,11 @@ class DenseBlock(nn.Module):
         return x
 
 
+def receptive_radius(network: nn.Module) -> int:
+    """Voxels that a chain of convs of stride 1 sees on each side of an output voxel."""
+    return sum(m.kernel_size[0] // 2 for m in network.modules() if isinstance(m, nn.Conv3d))
+
+
 class Generator(nn.Module):
     """mDCSRN, the paper's "b4u4": one map in, one of the same size out, no up-sampling, no global skip.
 
@@ -76,155 +80,39 @@ class Generator(nn.Module):
             self.add_module(f"comp{i}", nn.Conv3d(width + (i + 1) * block_width, width, 1, bias=False))
         self.recon = nn.Conv3d(width + blocks * block_width, 1, 1, bias=False)
         self.blocks, self.units = blocks, units
-        _initialise(self, init, carried=[self.conv0])
+        initialise(self, init, carried=[self.conv0])
 
-    @property
-    def receptive_radius(self) -> int:
-        """Voxels seen on each side of an output voxel: one for each 3x3x3 conv on the longest way."""
-        return sum(isinstance(m, nn.Conv3d) and m.kernel_size == (3, 3, 3) for m in self.modules())
+    receptive_radius = property(receptive_radius)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
-        readers = [getattr(self, f"comp{i}") for i in range(self.blocks - 1)] + [self.recon]
-        # A 1x1x1 conv over a concatenation is a sum of 1x1x1 convs over its parts: each part is added to the
-        # sums of all readers still to come and then let go, so the 416 maps never stand in memory together.
-        sums: list[Tensor | None] = [None] * len(readers)
-        # One input map leaves the memory format open, and oneDNN would pick the slow one: say it here, once.
-        part = block_input = self.conv0(x).contiguous(
-            memory_format=torch.channels_last_3d
-        )  # (N, 2k, D, H, W)
-        offset = 0
-        for i in range(self.blocks + 1):
-            end = offset + part.shape[1]
-            for j in range(max(i - 1, 0), len(readers)):
-                term = F.conv3d(part, readers[j].weight[:, offset:end])
-                sums[j] = term if sums[j] is None else sums[j] + term
-            offset = end
-            if i == self.blocks:
-                break
-            if i > 0:
-                block_input, sums[i - 1] = sums[i - 1], None  # (N, 2k, D, H, W)
-            part = getattr(self, f"block{i}")(block_input)  # (N, 6k, D, H, W)
-        return sums[-1]  # (N, 1, D, H, W)
+        maps = self.conv0(x)  # (N, 2k, D, H, W)
+        # One input map leaves the memory format open, and oneDNN would choose the slower one.
+        maps = maps.contiguous(memory_format=torch.channels_last_3d)
+        for i in range(self.blocks):
+            compressed = maps if i == 0 else getattr(self, f"comp{i - 1}")(maps)  # (N, 2k, D, H, W)
+            maps = torch.cat([maps, getattr(self, f"block{i}")(compressed)], dim=1)  # 6k maps more
+        return self.recon(maps)
 
 
-class FSRCNN3d(nn.Module):
-    """FSRCNN (Dong et al. 2016, arXiv 1608.00367) with 3D convs, "56-12-4": features, shrink, map, expand.
-
-    As all networks here it reads the LR image on HR's own grid, so the last layer, the paper's transposed
-    conv, has stride 1 and is a conv.
+def initialise(network: nn.Module, init: str, carried: Sequence[nn.Conv3d]) -> None:
+    """Start a network as `Generator` describes, in place.
 
     Args:
-        init: ``"kaiming"``, or ``"identity"``: map 0 of each conv carries the input, and the last reads it
-            alone.
+        network: its last conv is ``recon``.
+        init: one of `INITS`.
+        carried: convs that pass on their map 0 where the network starts as the identity.
+
+    Raises:
+        ValueError: no such start.
     """
-
-    #: Of a tile, in inference (see `sprl_utils.inference`).
-    bytes_per_voxel = 700
-
-    def __init__(self, init: str = "kaiming", features: int = 56, shrunk: int = 12, mappings: int = 4):
-        super().__init__()
-        sizes = [(1, features, 5), (features, shrunk, 1), *[(shrunk, shrunk, 3)] * mappings]
-        layers: list[nn.Module] = []
-        for inputs, outputs, kernel in [*sizes, (shrunk, features, 1)]:
-            layers += [nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2), nn.PReLU(outputs)]
-        self.body = nn.Sequential(*layers)
-        self.recon = nn.Conv3d(features, 1, 9, padding=4)
-        _initialise(self, init, carried=[m for m in layers if isinstance(m, nn.Conv3d)])
-
-    @property
-    def receptive_radius(self) -> int:
-        """Voxels seen on each side of an output voxel."""
-        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
-        return self.recon(self.body(x))
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, maps: int):
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
-        self.activation = nn.PReLU()
-        self.conv2, self.norm2 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.activation(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(y))
-
-
-class SRResNet3d(nn.Module):
-    """SRResNet (Ledig et al. 2017, arXiv 1609.04802) with 3D convs: 16 residual blocks of 64 maps.
-
-    Without its two up-sampling layers, because LR comes on HR's grid. Trained with a discriminator it is
-    SRGAN.
-
-    Args:
-        init: ``"kaiming"``, or ``"identity"``: all residual branches start at 0, and the last conv reads
-            map 0, which the first conv makes a copy of the input.
-    """
-
-    #: Of a tile, in inference (see `sprl_utils.inference`).
-    bytes_per_voxel = 2500
-
-    def __init__(self, init: str = "kaiming", maps: int = 64, blocks: int = 16):
-        super().__init__()
-        self.conv0, self.activation = nn.Conv3d(1, maps, 9, padding=4), nn.PReLU()
-        self.blocks = nn.Sequential(*(_ResidualBlock(maps) for _ in range(blocks)))
-        self.conv1, self.norm1 = nn.Conv3d(maps, maps, 3, padding=1, bias=False), nn.BatchNorm3d(maps)
-        self.recon = nn.Conv3d(maps, 1, 9, padding=4)
-        _initialise(self, init, carried=[self.conv0])
-        if init != "kaiming":
-            for norm in [self.norm1, *(block.norm2 for block in self.blocks)]:
-                nn.init.zeros_(norm.weight)
-
-    @property
-    def receptive_radius(self) -> int:
-        """Voxels seen on each side of an output voxel."""
-        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
-        first = self.activation(self.conv0(x))
-        return self.recon(first + self.norm1(self.conv1(self.blocks(first))))
-
-
-class DCSRN(nn.Module):
-    """mDCSRN's predecessor (Chen et al. 2018, arXiv 1801.02728): one dense block, read by a 3x3x3 conv.
-
-    Four units of growth rate 24 after a first conv to 48 maps. Sizes as its paper is usually restated; its
-    code was not released.
-    """
-
-    #: Of a tile, in inference (see `sprl_utils.inference`).
-    bytes_per_voxel = 3000
-
-    def __init__(self, init: str = "kaiming", growth_rate: int = 24, units: int = 4):
-        super().__init__()
-        width = 2 * growth_rate
-        self.conv0 = nn.Conv3d(1, width, 3, padding=1, bias=False)
-        self.block0 = DenseBlock(width, growth_rate, units)
-        self.recon = nn.Conv3d(width + units * growth_rate, 1, 3, padding=1, bias=False)
-        _initialise(self, init, carried=[self.conv0])
-
-    @property
-    def receptive_radius(self) -> int:
-        """Voxels seen on each side of an output voxel."""
-        return sum(m.kernel_size[0] // 2 for m in self.modules() if isinstance(m, nn.Conv3d))
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, 1, D, H, W)
-        return self.recon(self.block0(self.conv0(x)))
-
-
-def _initialise(network: nn.Module, init: str, carried: Sequence[nn.Conv3d]) -> None:
-    """Kaiming; otherwise the convs ``carried`` also pass on their map 0, and ``recon`` reads it."""
     if init not in INITS:
         raise ValueError(f"generator: init must be one of {', '.join(map(repr, INITS))}, found {init!r}")
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-            if init == "edges" and module.weight[0, 0].numel() > 1:
-                _answer_edges_alone(module.weight)
+    for conv in (m for m in network.modules() if isinstance(m, nn.Conv3d)):
+        nn.init.kaiming_normal_(conv.weight)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        if init == "edges" and conv.kernel_size != (1, 1, 1):
+            _answer_edges_alone(conv.weight)
     if init != "kaiming":
         with torch.no_grad():
             nn.init.zeros_(network.recon.weight)
@@ -240,8 +128,9 @@ def _answer_edges_alone(weight: Tensor) -> None:
     weight *= math.sqrt(size / (size - 1))
 
 
-#: Generators by the name that profiles and tables give them.
-MODELS = {"mDCSRN": Generator, "DCSRN": DCSRN, "SRResNet": SRResNet3d, "FSRCNN": FSRCNN3d}
+#: Generators by the name that profiles and tables give them. Another network is added to it:
+#: ``MODELS["EDSR"] = EDSR``, a class with an argument ``init``, as in `sprl_utils.comparison.networks`.
+MODELS: dict[str, Callable[..., nn.Module]] = {"mDCSRN": Generator}
 
 
 def make_generator(model: str = "mDCSRN", init: str = "kaiming") -> nn.Module:
@@ -366,14 +255,10 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # also what torch raises for a file that asks to run code
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"generator weights {path}: expected a checkpoint, found one that cannot be read "
-            f"({_first_line(error)})"
-        ) from error
-    except Exception as error:  # torch raises pickle.UnpicklingError for a file that asks to run code
-        raise ValueError(
-            f"generator weights {path}: expected plain tensors, found something else ({_first_line(error)})"
+            f"generator weights {path}: expected plain tensors, found a file that cannot be read ({reason})"
         ) from error
     with torch.device("meta"):  # no memory and no random numbers, however many models are registered
         generator = make_generator(_model_of(state))
@@ -385,7 +270,7 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
 
 
 def _model_of(state: object) -> str:
-    """The comparator whose keys a state_dict has; mDCSRN where there is none."""
+    """The registered network whose keys a state_dict has; mDCSRN where there is none."""
     if isinstance(state, dict):
         for model in MODELS:
             if set(make_generator(model).state_dict()) == set(state):
@@ -414,12 +299,7 @@ def _check_state(found: object, expected: dict[str, Tensor], path: Path) -> None
             raise ValueError(f"generator weights {path}: {key}: expected finite values, found NaN or Inf")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def multiply_adds(generator: nn.Module, patch_size: int) -> int:
     """Multiply-adds of all stride-1 convs for one cube (107 G for the default generator at 64)."""
-    return sum(m.weight.numel() for m in generator.modules() if isinstance(m, nn.Conv3d)) * math.prod(
-        [patch_size] * 3
-    )
+    weights = sum(m.weight.numel() for m in generator.modules() if isinstance(m, nn.Conv3d))
+    return weights * patch_size**3

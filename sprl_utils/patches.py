@@ -1,6 +1,6 @@
-"""Draw training patches from prepared volumes; cut a volume into tiles and put it together again.
+"""Draw training patches from prepared volumes.
 
-Patches and tiles are cubes and boxes ``(x, y, z)`` in the volume's own axis order; as tensors they become
+Patches are cubes ``(x, y, z)`` in the volume's own axis order; as tensors they become
 ``(N, C, D, H, W)`` with D, H, W = x, y, z.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-
-Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -182,89 +179,3 @@ def batch(
     first = (step * world + rank) * batch_size
     lr, hr = zip(*(patches.patch(first + i) for i in range(batch_size)), strict=True)
     return torch.from_numpy(np.stack(lr))[:, None], torch.from_numpy(np.stack(hr))[:, None]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A box of a volume: ``outer`` is read, ``inner`` is kept; both in the volume's voxels."""
-
-    outer: Slices
-    inner: Slices
-
-    @property
-    def crop(self) -> Slices:
-        """Where ``inner`` lies within ``outer``."""
-        return tuple(
-            slice(i.start - o.start, i.stop - o.start) for o, i in zip(self.outer, self.inner, strict=True)
-        )
-
-
-def make_tiles(shape: Sequence[int], counts: Sequence[int], halo: int) -> list[Tile]:
-    """Cut ``shape`` into ``counts`` nearly equal boxes an axis, each read with a halo.
-
-    The halo is ``halo`` voxels on each side that has a neighbour; at the volume's own faces there is none.
-    """
-    axes = []
-    for n, count in zip(shape, counts, strict=True):
-        edges = [n * i // count for i in range(count + 1)]
-        axes.append(
-            [(slice(max(a - halo, 0), min(b + halo, n)), slice(a, b)) for a, b in itertools.pairwise(edges)]
-        )
-    return [Tile(*zip(*boxes, strict=True)) for boxes in itertools.product(*axes)]
-
-
-def plan_tiles(shape: Sequence[int], halo: int, max_voxels: int) -> list[Tile]:
-    """The tiles that read the fewest voxels in all while none reads more than ``max_voxels``.
-
-    Raises:
-        ValueError: not even tiles of one voxel and their halo fit into ``max_voxels``.
-    """
-
-    def largest(n: int, count: int) -> int:
-        return min(n, -(-n // count) + (2 * halo if count > 2 else halo if count == 2 else 0))
-
-    def read(n: int, count: int) -> int:  # voxels of one axis that all its boxes read together
-        return n + 2 * halo * (count - 1)
-
-    most = [min(n, 32) for n in shape]
-    plans = [
-        counts
-        for counts in itertools.product(*(range(1, m + 1) for m in most))
-        if math.prod(map(largest, shape, counts)) <= max_voxels
-    ]
-    if not plans:
-        raise ValueError(
-            f"tiles: a volume of {tuple(shape)} with a halo of {halo} needs tiles of more than "
-            f"the {max_voxels} voxels allowed"
-        )
-    return make_tiles(shape, min(plans, key=lambda counts: math.prod(map(read, shape, counts))), halo)
-
-
-def shrink(tile: Tile, foreground: np.ndarray, halo: int) -> Tile | None:
-    """The tile reduced to what ``foreground`` (bool, whole volume) holds of its inner box, or None."""
-    held = foreground[tile.inner]
-    if not held.any():
-        return None
-    inner = []
-    for axis, box in enumerate(tile.inner):
-        hit = np.flatnonzero(held.any(axis=tuple(a for a in range(3) if a != axis)))
-        inner.append(slice(box.start + int(hit[0]), box.start + int(hit[-1]) + 1))
-    outer = [
-        slice(max(i.start - halo, 0), min(i.stop + halo, n))
-        for i, n in zip(inner, foreground.shape, strict=True)
-    ]
-    return Tile(tuple(outer), tuple(inner))
-
-
-def stitch(
-    volume: np.ndarray, tiles: Sequence[Tile], process: Callable[[np.ndarray, Tile], np.ndarray]
-) -> np.ndarray:
-    """Run ``process`` (a tile's voxels in, those of its inner box out) over all tiles and merge the results.
-
-    Inner boxes do not overlap, so nothing is averaged, and an identity returns its input exactly. Voxels of
-    no tile keep their input value.
-    """
-    merged = np.array(volume, dtype=np.float32)
-    for tile in tiles:
-        merged[tile.inner] = process(volume[tile.outer], tile)
-    return merged

@@ -15,8 +15,9 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
 from sprl_utils.files import write_beside
-from sprl_utils.kspace import original_lr, truncate_kspace
+from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
+from sprl_utils.original.lr import original_lr
 from sprl_utils.patches import Prepared
 from sprl_utils.provenance import known_sha256
 from sprl_utils.volumes import Volume, check_pair, head_masks, intensity_scale, read_volume

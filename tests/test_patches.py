@@ -1,20 +1,8 @@
-import math
-
 import numpy as np
 import pytest
 from conftest import make_head, write_prepared
 
-from sprl_utils.patches import (
-    GridPatches,
-    RandomPatches,
-    Tile,
-    batch,
-    grid_corners,
-    make_tiles,
-    plan_tiles,
-    shrink,
-    stitch,
-)
+from sprl_utils.patches import GridPatches, RandomPatches, batch, grid_corners
 
 
 def test_a_patch_is_what_stands_at_its_place(heads):
@@ -95,56 +83,3 @@ def test_bad_grid_settings_are_refused(heads):
         GridPatches([heads["train"]], 8, seed=0, usage=0)
     with pytest.raises(ValueError, match="leave_out leaves no cube"):
         GridPatches([heads["train"]], 32, seed=0, leave_out=[0])
-
-
-def test_tiles_of_a_small_square():
-    tiles = make_tiles((4, 4, 1), (2, 2, 1), halo=1)
-    low, high, all_ = slice(0, 2), slice(2, 4), slice(0, 1)
-    assert [t.inner for t in tiles] == [
-        (low, low, all_),
-        (low, high, all_),
-        (high, low, all_),
-        (high, high, all_),
-    ]
-    assert tiles[0].outer == (slice(0, 3), slice(0, 3), all_)
-    assert tiles[3].outer == (slice(1, 4), slice(1, 4), all_)
-    assert tiles[3].crop == (slice(1, 3), slice(1, 3), all_)
-
-
-def test_stitching_literal_numbers():
-    """Each tile is multiplied by its number: the 4x4 square comes out in four quarters."""
-    volume = np.ones((4, 4, 1), np.float32)
-    tiles = make_tiles(volume.shape, (2, 2, 1), halo=1)
-    merged = stitch(volume, tiles, lambda box, tile: box[tile.crop] * (tiles.index(tile) + 1))
-    np.testing.assert_array_equal(merged[..., 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
-
-
-@pytest.mark.parametrize("shape", [(181, 217, 181), (256, 320, 320), (5, 90, 33), (1, 1, 1)])
-def test_a_plan_covers_each_voxel_once_within_its_bound(shape):
-    tiles = plan_tiles(shape, halo=17, max_voxels=300_000)
-    hits = np.zeros(shape, np.uint8)
-    for tile in tiles:
-        hits[tile.inner] += 1
-        assert math.prod(s.stop - s.start for s in tile.outer) <= 300_000
-    assert (hits == 1).all()
-
-
-def test_a_plan_without_a_bound_is_one_tile():
-    assert len(plan_tiles((50, 60, 70), halo=17, max_voxels=50 * 60 * 70)) == 1
-
-
-def test_too_little_memory_for_any_tile_is_said():
-    with pytest.raises(
-        ValueError, match=r"\(100, 100, 100\) with a halo of 17 needs tiles of more than the 100 voxels"
-    ):
-        plan_tiles((100, 100, 100), halo=17, max_voxels=100)
-
-
-def test_a_tile_shrinks_to_what_it_holds():
-    foreground = np.zeros((10, 10, 10), bool)
-    foreground[6:8, 2:9, 5] = True
-    tile = Tile((slice(3, 10),) * 3, (slice(5, 10),) * 3)
-    assert shrink(tile, foreground, halo=2) == Tile(
-        (slice(4, 10), slice(3, 10), slice(3, 8)), (slice(6, 8), slice(5, 9), slice(5, 6))
-    )
-    assert shrink(Tile((slice(0, 5),) * 3, (slice(0, 4),) * 3), foreground, halo=1) is None

@@ -18,6 +18,7 @@ import torch
 from conftest import make_head, write_prepared
 
 from sprl_utils import losses, networks, training
+from sprl_utils.comparison import networks as comparators
 from sprl_utils.networks import Generator, load_generator, save_weights
 from sprl_utils.patches import Prepared, RandomPatches
 
@@ -333,7 +334,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(stage, heads, tmp_path):
 
 def test_no_random_number_of_a_run_depends_on_the_models_that_there_are(heads, tmp_path, monkeypatch):
     RUNS["gan"](tmp_path / "prepared", tmp_path / "few", steps=2)
-    models = {"DCSRN": networks.DCSRN, **networks.MODELS, "another": networks.FSRCNN3d}
+    models = {"DCSRN": comparators.DCSRN, **networks.MODELS, "another": comparators.FSRCNN3d}
     monkeypatch.setattr(networks, "MODELS", models)
     RUNS["gan"](tmp_path / "prepared", tmp_path / "more", steps=2)
     assert same_files(tmp_path / "few", tmp_path / "more", ["discriminator.safetensors"])

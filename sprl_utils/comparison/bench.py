@@ -31,8 +31,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import losses, metrics
 from sprl_utils.evaluation import AIR_MARGIN
+from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject

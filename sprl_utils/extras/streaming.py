@@ -6,6 +6,8 @@ instead. A 3x3x3 conv can give plane ``p`` once ``p + 1`` has come, so each dens
 the one before it, and keeps just the planes that its next slab needs. What leaves the last unit, 16 planes
 behind, is what one pass over the whole volume would have given.
 
+Importing this module makes `stream` the engine of the paper's generator (see `sprl_utils.inference`).
+
 Tensors are ``(1, C, D, H, W)`` in channels_last_3d, D the x axis along which planes arrive.
 """
 
@@ -19,12 +21,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sprl_utils.inference import (
+    ENGINES,
+    PREFERRED,
+    Progress,
+    device_of,
+    grow,
+    plan_tiles,
+    shrink,
+    within,
+)
 from sprl_utils.networks import DenseBlock, DenseUnit, Generator
+from sprl_utils.provenance import release_memory
 
 CHANNELS_LAST = torch.channels_last_3d
 Box = tuple[slice, slice]
 #: Voxels to which the edges of computed boxes are rounded.
 STEP = 16
+#: Planes that go through the network together, the most first, and what the process then grows by in bytes
+#: per voxel of a plane (measured with the allocator of `sprl_utils.provenance.tune_process`).
+SLABS = ((8, 40_000), (4, 30_000))
+
+
+def stream(
+    volume: np.ndarray,
+    generator: Generator,
+    wanted: np.ndarray,
+    memory_bytes: float,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> np.ndarray:
+    """The engine: planes along x, of columns that overlap by a halo where whole planes need too much memory.
+
+    ``progress`` wraps the slabs of planes of each column.
+    """
+    halo, depth = generator.receptive_radius, volume.shape[0]
+    faces = plan_tiles((1, *volume.shape[1:]), halo, int(memory_bytes / SLABS[-1][1]))
+    restored = volume.copy()
+    for inner in shrink([(slice(0, depth), *face[1:]) for face in faces], wanted):
+        outer = grow(inner, halo, volume.shape)
+        column, mask = volume[outer], np.zeros_like(wanted[outer])
+        mask[within(inner, outer)] = wanted[inner]
+        planes = next((n for n, size in SLABS if size * column[0].size <= memory_bytes), SLABS[-1][0])
+        x = torch.from_numpy(column.copy()).to(device_of(generator))
+        planned = PlaneStream(generator, x, mask, planes, dtype)
+        complete = np.empty(column.shape, np.float32)
+        for step in progress(planned.steps):
+            first, done = planned.push(step)
+            complete[first : first + len(done)] = done.cpu().numpy()
+        restored[inner] = complete[within(inner, outer)]
+        del planned
+        release_memory()
+    return restored
+
+
+ENGINES["stream"] = stream
+PREFERRED[Generator] = "stream"
 
 
 def conv3d(x: Tensor, weight: Tensor, padding: Sequence[int] = (0, 0, 0)) -> Tensor:

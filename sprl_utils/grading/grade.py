@@ -29,6 +29,7 @@ import pandas as pd
 import yaml
 
 from sprl_utils import evaluation, manifest, metrics
+from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
 from sprl_utils.grading import claims

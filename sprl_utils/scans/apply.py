@@ -1,8 +1,8 @@
 """A trained generator on a scan of one's own: any matrix and orientation, in the scan's own units.
 
 Two kinds of axes are coarse. Of a *cut* axis the scan's own grid is finer than what was measured: the scanner
-filled k-space with zeros, and `sprl_utils.kspace.find_cut` finds where. A *thick* axis has voxels larger than
-asked for; there k-space is filled with zeros here.
+filled k-space with zeros, and `sprl_utils.scans.cuts.find_cut` finds where. A *thick* axis has voxels larger
+than asked for; there k-space is filled with zeros here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from scipy import ndimage
 from torch import nn
 
 from sprl_utils.evaluation import AIR_MARGIN
-from sprl_utils.inference import DEFAULT_HALO, super_resolve
-from sprl_utils.kspace import find_cut, kept_samples, resample, restore_measured
+from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
+from sprl_utils.inference import DEFAULT_HALO, super_resolve, tiles
+from sprl_utils.kspace import data_consistency, kept_samples
+from sprl_utils.scans.cuts import find_cut, resample
 from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
@@ -193,7 +195,8 @@ def sharpen(
             is coarse, once with each of the other two.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
-        halo, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
+        halo: see `sprl_utils.inference.tiles`; None is the engine that `sprl_utils.inference` prefers.
+        memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
 
     Returns:
         The result on its grid in the scan's own units, and the SD over mirror images or None.
@@ -208,9 +211,9 @@ def sharpen(
     if skip_air:
         head = ndimage.binary_dilation(foreground_mask(fine, voxel_size), iterations=AIR_MARGIN)
 
-    run_network = functools.partial(
-        super_resolve, generator=generator, halo=halo, memory_gib=memory_gib, dtype=dtype, progress=progress
-    )
+    engine = None if halo is None else functools.partial(tiles, halo=halo)
+    how = {"engine": engine, "memory_gib": memory_gib, "dtype": dtype, "progress": progress}
+    run_network = functools.partial(super_resolve, generator=generator, **how)
 
     def run(flips: tuple[int, ...]) -> np.ndarray:
         x, mask = (None if a is None else np.flip(a, flips) for a in (fine, head))
@@ -263,7 +266,7 @@ def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
     grid = [fine if c else own for c, fine, own in zip(cut, plan.shape, plan.grid, strict=True)]
     coarse, low = np.abs(resample(coarse, grid)), resample(sr, grid)
     keep = [m if c else None for c, m in zip(cut, plan.measured, strict=True)]
-    restored = restore_measured(low, coarse, keep) if any(cut) else coarse
+    restored = data_consistency(low, coarse, keep) if any(cut) else coarse
     return sr + resample(restored - low, sr.shape)
 
 
