@@ -21,7 +21,8 @@ from torch import nn
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.inference import DEFAULT_HALO, super_resolve
 from sprl_utils.kspace import find_cut, kept_samples, resample, restore_measured
-from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
+from sprl_utils.masks import foreground_mask, intensity_scale
+from sprl_utils.volumes import Volume
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
 LARGEST_FACTOR = 5.0
