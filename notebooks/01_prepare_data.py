@@ -50,7 +50,11 @@ import pandas as pd
 from sprl_utils import figures, manifest as manifests, prepare
 from sprl_utils.extras import synthetic
 from sprl_utils.fetch import fetch_all
-from sprl_utils.patches import RandomPatches, grid_corners
+from sprl_utils.original.grid import grid_corners
+from sprl_utils.original.hcp import hcp_subjects
+from sprl_utils.original.recipe import recipe_named
+from sprl_utils.original.split import rule_named
+from sprl_utils.patches import RandomPatches
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
 
 root = repo_root()
@@ -68,10 +72,11 @@ figures.banner(profile)
 
 # %%
 if hcp_root:
-    listed = manifests.hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
+    listed = hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
 else:
     listed = manifests.read_manifest(root / manifest)
-listed = manifests.move_groups(manifests.assign_splits(listed, split_rule, split_seed), group_splits)
+listed = manifests.assign_splits(listed, rule_named(split_rule), split_seed)
+listed = manifests.move_groups(listed, group_splits)
 listed = [s for s in listed if not subjects or s.id in subjects]
 pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 
@@ -98,7 +103,7 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 # is `kspace.truncate_kspace`.
 
 # %%
-recipe = prepare.Recipe(keep, lr_recipe, fixed_scale or None, tuple(crop) or None)
+recipe = recipe_named(lr_recipe)(keep, fixed_scale or None, tuple(crop) or None)
 prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs, stop_at_failure, dask_address)
 facts = ["id", "split", "shape", "scale", "keep"]
 pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])

@@ -56,7 +56,8 @@ import torch
 from sprl_utils import figures, stages, training
 from sprl_utils.extras import viewer
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
-from sprl_utils.patches import GridPatches, RandomPatches
+from sprl_utils.original.grid import GridPatches
+from sprl_utils.patches import RandomPatches
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
 

@@ -56,7 +56,8 @@ import pandas as pd
 from sprl_utils import figures, stages, training
 from sprl_utils.extras import streaming, viewer  # noqa: F401  streaming registers the fast inference engine
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
-from sprl_utils.patches import GridPatches, RandomPatches
+from sprl_utils.original.grid import GridPatches
+from sprl_utils.patches import RandomPatches
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
 

@@ -49,9 +49,10 @@ from sprl_utils import figures, metrics
 from sprl_utils.comparison import bench
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
+from sprl_utils.masks import intensity_scale
 from sprl_utils.networks import MODELS
 from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
-from sprl_utils.volumes import intensity_scale, read_volume
+from sprl_utils.volumes import read_volume
 
 root = repo_root()
 runs, results = root / "runs" / profile / "bench", root / "results" / profile

@@ -23,9 +23,9 @@ from sprl_utils import metrics
 from sprl_utils.files import written_beside
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
+from sprl_utils.masks import foreground_mask
 from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
-from sprl_utils.volumes import foreground_mask
 
 #: Interpolation methods and their spline order.
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}

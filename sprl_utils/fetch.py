@@ -1,4 +1,4 @@
-"""Fetch the files of a manifest's subjects into a cache: out of packages, from S3, or from where they lie.
+"""Fetch the files of a manifest's subjects into a cache: out of packages, from an address, or from S3.
 
 Packages are those of the Python or npm index, out of which a file is read: nothing in them is installed or
 executed. S3 is read with the user's own credentials, as fsspec and s3fs find them; they are written nowhere.
@@ -6,48 +6,53 @@ executed. S3 is read with the user's own credentials, as fsspec and s3fs find th
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
+import gzip
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import pooch
 from joblib import Parallel, delayed
+from requests import RequestException
 
-from sprl_utils.files import sha256, write_beside, written_beside
-from sprl_utils.manifest import Subject
+from sprl_utils.files import sha256, written_beside
+from sprl_utils.manifest import Subject, file_name
 
-#: Downloads from S3 side by side.
+#: Downloads side by side.
 STREAMS = 4
+NPM_REGISTRY = "https://registry.npmjs.org/"
+PIP_DOWNLOAD = "-m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest"
+Result = list[Path] | Exception
 
 
 class SourceUnavailable(RuntimeError):
-    """Files could not be had: no npm on this machine, no network, no credentials, or no such thing."""
+    """Files cannot be had: no network, no credentials, or no such thing."""
 
 
 def fetch(subject: Subject, cache: str | os.PathLike) -> list[Path]:
     """Paths of the subject's HR files, in the order of ``member``, fetched to ``cache/<id>/`` if missing.
 
-    With all of them cached and their sha256 right, no network, pip or npm is needed. A download takes its
-    place only after its sha256 was checked.
+    With all of them cached and their sha256 right, no network is needed. A download takes its place only
+    after its sha256 was checked.
 
     Raises:
         FileNotFoundError: a local file that is not there.
-        SourceUnavailable: the package, or the object on S3, cannot be had.
+        SourceUnavailable: the package, the address or the object on S3 cannot be had.
         ValueError: no such file in the package, or a wrong sha256.
     """
-    found, failed = _fetch_source(subject.source, [subject], Path(cache))
-    if failed:
-        raise failed[subject.id]
-    return found[subject.id]
+    result = _fetch_source([subject], Path(cache))[subject.id]
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def fetch_all(
@@ -61,83 +66,60 @@ def fetch_all(
     Subjects that cannot be had are left out, each with a line to ``log`` at the end.
 
     Args:
-        stop_at_failure: raise the first failure instead, but that of a package of npm.
+        stop_at_failure: raise the first failure instead. Heads of npm are left out all the same: a mirror of
+            the Python index is common, one of npm's is not, and the demo trains without them.
     """
     subjects = list(subjects)
-    by_source: dict[str, list[Subject]] = {}
+    sources: dict[str, list[Subject]] = {}
     for subject in subjects:
-        alone = subject.source in ("local", "s3")
-        by_source.setdefault(subject.id if alone else subject.source, []).append(subject)
-    tries = Parallel(n_jobs=STREAMS, prefer="threads")(
-        delayed(_fetch_source)(group[0].source, group, Path(cache)) for group in by_source.values()
+        is_package = subject.source.startswith(("pypi:", "npm:"))
+        sources.setdefault(subject.source if is_package else subject.id, []).append(subject)
+    fetched = Parallel(n_jobs=STREAMS, prefer="threads")(
+        delayed(_fetch_source)(group, Path(cache)) for group in sources.values()
     )
-    found: dict[str, list[Path]] = {}
-    for source, (files, failed) in zip(by_source, tries, strict=True):
-        if failed and stop_at_failure and not source.startswith("npm:"):
-            raise next(iter(failed.values()))
-        for told in dict.fromkeys(map(str, failed.values())):
-            log(f"skipped {', '.join(i for i, error in failed.items() if str(error) == told)}: {told}")
-        found |= files
-    return {s.id: found[s.id] for s in subjects if s.id in found}
+    results = {i: result for group in fetched for i, result in group.items()}
+    failed: dict[str, list[str]] = {}
+    for subject in subjects:
+        if isinstance(error := results[subject.id], Exception):
+            if stop_at_failure and not subject.source.startswith("npm:"):
+                raise error
+            failed.setdefault(str(error), []).append(subject.id)
+    for reason, ids in failed.items():
+        log(f"skipped {', '.join(ids)}: {reason}")
+    return {s.id: results[s.id] for s in subjects if not isinstance(results[s.id], Exception)}
 
 
-def _fetch_source(
-    source: str, subjects: Sequence[Subject], cache: Path
-) -> tuple[dict[str, list[Path]], dict[str, Exception]]:
-    """Files of all subjects of one source, with at most one download, and what was wrong with the others."""
-    found: dict[str, list[Path]] = {}
-    failed: dict[str, Exception] = {}
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def archive() -> Path | Exception:
-            try:
-                return _download(source, stack.enter_context(tempfile.TemporaryDirectory()))
-            except SourceUnavailable as error:
-                return error
-
-        for subject in subjects:
-            try:
-                found[subject.id] = _files(subject, cache, archive)
-            except (SourceUnavailable, OSError, ValueError) as error:
-                failed[subject.id] = error
-    return found, failed
+def _fetch_source(subjects: Sequence[Subject], cache: Path) -> dict[str, Result]:
+    """Files of the subjects of one source, whose package is downloaded at most once, or what was wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = functools.cache(lambda: _attempt(_download_package, subjects[0].source, Path(folder)))
+        return {s.id: _attempt(_files, s, cache, package) for s in subjects}
 
 
-def _files(subject: Subject, cache: Path, archive: Callable[[], Path | Exception]) -> list[Path]:
+def _attempt(function: Callable, *arguments: object) -> object:
+    try:
+        return function(*arguments)
+    except (SourceUnavailable, OSError, ValueError) as error:
+        return error
+
+
+def _files(subject: Subject, cache: Path, package: Callable[[], Path | Exception]) -> list[Path]:
     if subject.source == "local":
         return _local_files(subject)
-    if _is_cached(subject, cache):
-        return _cached_files(subject, cache)
-    if subject.source == "s3":
-        _copy_from_s3(subject, cache)
-    elif isinstance(package := archive(), Exception):
-        raise package
-    else:
-        _unpack(subject, package, cache)
-    return _cached_files(subject, cache)
-
-
-def _copy_from_s3(subject: Subject, cache: Path) -> None:
-    import fsspec  # with s3fs: no one else needs them
-
-    files = _cached_files(subject, cache)
-    for address, file, expected in zip(subject.members, files, subject.hashes, strict=True):
-        try:
-            with written_beside(file) as beside:
-                fsspec.filesystem("s3").get_file(address, str(beside))
-                _check_sha256(subject, address, expected, sha256(beside))
-        except ValueError:
-            raise
-        except Exception as error:  # botocore has its own for each: no credentials, no such key, no network
-            raise SourceUnavailable(
-                f"subject {subject.id}: {address}: expected an object that your credentials open, found "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
-
-
-def _cached_files(subject: Subject, cache: Path) -> list[Path]:
-    return [cache / subject.id / Path(member).name for member in subject.members]
+    files = [cache / subject.id / file_name(member) for member in subject.members]
+    if _are_cached(subject, files):
+        return files
+    for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
+        with written_beside(file) as beside:
+            if subject.source == "s3":
+                _copy_from_s3(subject, member, beside)
+            elif subject.source == "https":
+                _download(member, beside)
+            else:
+                _unpack(subject, package(), member, beside)
+            name = member if "://" in member else f"{member} of {subject.source}"
+            _check_sha256(subject, name, expected, beside)
+    return files
 
 
 def _local_files(subject: Subject) -> list[Path]:
@@ -145,95 +127,102 @@ def _local_files(subject: Subject) -> list[Path]:
         if not Path(file).is_file():
             raise FileNotFoundError(f"subject {subject.id}: expected {file}, found no such file")
     for file, expected in zip(subject.members, subject.hashes, strict=True):
-        if expected:
-            _check_sha256(subject, file, expected, sha256(file))
+        _check_sha256(subject, file, expected, Path(file))
     return [Path(file) for file in subject.members]
 
 
-def _is_cached(subject: Subject, cache: Path) -> bool:
-    for file, expected in zip(_cached_files(subject, cache), subject.hashes, strict=True):
-        if not file.is_file():
-            return False
-        if expected and (found := sha256(file)) != expected:
-            warnings.warn(
-                f"subject {subject.id}: cached {file}: expected sha256 {expected}, found {found}: "
-                "fetching it again",
-                stacklevel=4,
-            )
-            return False
+def _are_cached(subject: Subject, files: Sequence[Path]) -> bool:
+    if not all(file.is_file() for file in files):
+        return False
+    try:
+        for file, expected in zip(files, subject.hashes, strict=True):
+            _check_sha256(subject, f"cached {file}", expected, file)
+    except ValueError as error:
+        warnings.warn(f"{error}: it is fetched again", stacklevel=4)
+        return False
     return True
 
 
-def _check_sha256(subject: Subject, file: str, expected: str, found: str) -> None:
-    if expected and found != expected:
-        raise ValueError(f"subject {subject.id}: {file}: expected sha256 {expected}, found {found}")
+def _check_sha256(subject: Subject, name: str, expected: str, file: Path) -> None:
+    """Without a hash to compare with the file is not read."""
+    if expected and (found := sha256(file)) != expected:
+        raise ValueError(f"subject {subject.id}: {name}: expected sha256 {expected}, found {found}")
 
 
-def _download(source: str, folder: str) -> Path:
+# ---- sources ------------------------------------------------------------------------------------------
+
+
+def _copy_from_s3(subject: Subject, address: str, target: Path) -> None:
+    import fsspec  # with s3fs: no one else needs them
+
+    try:
+        fsspec.filesystem("s3").get_file(address, str(target))
+    except Exception as error:  # botocore has its own for each: no credentials, no such key, no network
+        raise SourceUnavailable(
+            f"subject {subject.id}: {address}: expected an object that your credentials open, found "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _download(url: str, target: Path) -> None:
+    """Download a file as it is: a server's own compression of the transfer would be undone on the way."""
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(headers={"Accept-Encoding": "identity"})
+    try:
+        pooch.retrieve(url, known_hash=None, fname=target.name, path=target.parent, downloader=downloader)
+    except RequestException as error:
+        reason = " ".join(str(error).split())
+        raise SourceUnavailable(f"{url}: expected a file, found none ({reason})") from error
+
+
+def _download_package(source: str, folder: Path) -> Path:
     """Download one package into an empty folder; returns the wheel or tarball."""
     index, spec = source.split(":", 1)
-    if index == "pypi":
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            folder,
-            spec,
-        ]
-    else:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise SourceUnavailable(f"{source}: expected npm on this machine, found none")
-        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", spec]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
-    files = list(Path(folder).iterdir())
+    if index == "npm":
+        name, version = spec.rsplit("@", 1)
+        tarball = folder / "package.tgz"
+        _download(f"{_npm_registry()}{name}/-/{name.rpartition('/')[2]}-{version}.tgz", tarball)
+        return tarball
+    # pip itself, because it knows the user's indexes, mirrors and certificates.
+    command = [sys.executable, *PIP_DOWNLOAD.split(), str(folder), spec]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    files = list(folder.iterdir())
     if done.returncode or len(files) != 1:
-        raise SourceUnavailable(f"{source}: expected one package, found none ({_reason(done)})")
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        reasons = [line for word in ("connection broken", "error") for line in lines if word in line.lower()]
+        raise SourceUnavailable(f"{source}: expected one package, found none ({[*reasons, lines[-1]][0]})")
     return files[0]
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    """The line in which pip or npm says why: the one about the network if there is one, else an error."""
-    lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-    for word in ("request to ", "connection broken", "notarget", " 404 ", "error", "err!"):
-        if found := next((line for line in lines if word in line.lower()), None):
-            return found.strip()
-    return lines[-1].strip()
+def _npm_registry() -> str:
+    """The registry that npm is configured for: by a variable, by the user's ``.npmrc``, or the public one."""
+    names = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
+    if not (registry := next(filter(None, map(os.environ.get, names)), "")):
+        npmrc = Path.home() / ".npmrc"
+        text = npmrc.read_text(encoding="utf-8", errors="replace") if npmrc.is_file() else ""
+        line = re.search(r"^\s*registry\s*=\s*[\"']?([^\s\"']+)", text, re.MULTILINE)
+        registry = line[1] if line else NPM_REGISTRY
+    return registry.rstrip("/") + "/"
 
 
-def _unpack(subject: Subject, archive: Path, cache: Path) -> None:
-    """Read the subject's files out of a wheel or tarball; each is checked, then renamed into the cache."""
-    files = _cached_files(subject, cache)
-    for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
-        data = _read_member(subject, archive, member)
-        _check_sha256(subject, f"{member} of {subject.source}", expected, hashlib.sha256(data).hexdigest())
-        write_beside(file, data)
-
-
-def _read_member(subject: Subject, archive: Path, member: str) -> bytes:
+def _unpack(subject: Subject, package: Path | Exception, member: str, target: Path) -> None:
+    """Read one file out of a wheel, zip or tarball."""
+    if isinstance(package, Exception):
+        raise package
     try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:
-                return wheel.read(member)
-        with tarfile.open(archive) as tarball:
-            stream = tarball.extractfile(member)
-            if stream is None:
-                raise KeyError(member)
-            return stream.read()
-    except KeyError as error:
+        if zipfile.is_zipfile(package):
+            with zipfile.ZipFile(package) as opened:
+                target.write_bytes(opened.read(member))
+        else:
+            with tarfile.open(package) as opened:
+                target.write_bytes(opened.extractfile(member).read())
+    except (KeyError, AttributeError) as error:  # no such name, or a folder's
         raise ValueError(
             f"subject {subject.id}: {subject.source}: expected the file {member}, "
             "found none of that name in the package"
         ) from error
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"subject {subject.id}: {subject.source}: expected a package, found {archive.name}, "
-            f"which cannot be read ({error})"
+            f"subject {subject.id}: {subject.source}: expected a package, "
+            f"found one that cannot be read ({error})"
         ) from error

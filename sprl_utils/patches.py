@@ -6,12 +6,12 @@ Patches are cubes ``(x, y, z)`` in the volume's own axis order; as tensors they 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class Prepared:
         return self._array("centres")
 
 
+class Patches(Protocol):
+    """Training patches by number: `RandomPatches`, or another way to draw them."""
+
+    subjects: Sequence[Prepared]
+    patch_size: int
+    seed: int
+
+    def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR and HR of patch number ``index``: ``(x, y, z)``, float32."""
+        ...
+
+
 @dataclass
 class RandomPatches:
     """Cubes around random foreground voxels of random subjects, flipped at random along each axis.
@@ -81,7 +93,7 @@ class RandomPatches:
     flips: bool = True
 
     def __post_init__(self) -> None:
-        _check_fit(self.subjects, self.patch_size)
+        check_fit(self.subjects, self.patch_size)
 
     def _draw(self, index: int) -> tuple[np.random.Generator, Prepared]:
         """Random numbers of patch number ``index``, of which the first has chosen its subject."""
@@ -102,56 +114,19 @@ class RandomPatches:
         return cut_pair(subject, low, self.patch_size, flip)
 
 
-@dataclass
-class GridPatches:
-    """The original project's patches: each volume cut into a grid of cubes, a share of them used each epoch.
+def check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
+    """Refuse volumes that are smaller than a patch.
 
-    Args:
-        usage: share of the cubes that an epoch uses, drawn anew for each.
-        leave_out: numbers of cubes never used, counted with the last axis fastest. (The original reads such a
-            list, ``idx_mine``, and does nothing with it.)
+    Raises:
+        ValueError: one is, or there is none.
     """
-
-    subjects: Sequence[Prepared]
-    patch_size: int
-    seed: int
-    usage: float = 1.0
-    leave_out: Sequence[int] = ()
-    _epochs: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        _check_fit(self.subjects, self.patch_size)
-        if not 0 < self.usage <= 1:
-            raise ValueError(f"grid patches: usage must be a share in (0, 1], found {self.usage}")
-        left_out = set(self.leave_out)
-        self.cubes = [
-            (s, low)
-            for s in range(len(self.subjects))
-            for i, low in enumerate(grid_corners(self.subjects[s].shape, self.patch_size))
-            if i not in left_out
-        ]
-        if not self.cubes:
-            raise ValueError(f"grid patches: leave_out leaves no cube of size {self.patch_size}")
-        self.per_epoch = max(1, round(len(self.cubes) * self.usage))
-
-    def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """LR and HR of patch number ``index``, counted through all epochs."""
-        epoch, i = divmod(index, self.per_epoch)
-        if epoch not in self._epochs:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cubes))
-            self._epochs = {epoch: order}
-        subject, low = self.cubes[self._epochs[epoch][i]]
-        return cut_pair(self.subjects[subject], low, self.patch_size)
-
-
-def _check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
     if not subjects:
         raise ValueError("patches: expected at least one prepared subject, found none")
     for subject in subjects:
         if min(subject.shape) < patch_size:
             raise ValueError(
                 f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
-                f"voxels an axis to draw patches from, found {subject.shape}"
+                f"voxels per axis to draw patches from, found {subject.shape}"
             )
 
 
@@ -164,13 +139,8 @@ def cut_pair(
     return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 
 
-def grid_corners(shape: Sequence[int], size: int) -> list[tuple[int, int, int]]:
-    """First voxels of the whole cubes that fit side by side into ``shape`` (4x5x5 of 64 in 256x320x320)."""
-    return list(itertools.product(*(range(0, n - size + 1, size) for n in shape)))
-
-
 def batch(
-    patches: RandomPatches | GridPatches, step: int, batch_size: int, rank: int = 0, world: int = 1
+    patches: Patches, step: int, batch_size: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
     """LR and HR tensors ``(N, 1, D, H, W)`` of training step ``step``.
 

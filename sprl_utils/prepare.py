@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from joblib import Parallel, delayed, parallel_config
 from sprl_utils.files import write_beside
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
-from sprl_utils.original.lr import original_lr
+from sprl_utils.masks import head_masks, intensity_scale
 from sprl_utils.patches import Prepared
 from sprl_utils.provenance import known_sha256
-from sprl_utils.volumes import Volume, check_pair, head_masks, intensity_scale, read_volume
+from sprl_utils.volumes import Volume, check_pair, read_volume
 
 #: HR is clipped here: vessels and scalp fat reach several times the brightest tissue and would rule the loss.
 CLIP = 1.2
@@ -32,23 +32,41 @@ class Recipe:
 
     Args:
         keep: share (float) or number (int) of k-space samples kept on each degraded axis.
-        lr_recipe: ``"paper"`` (zero-filled, HR's scale) or ``"original"`` (the original project's MATLAB
-            recipe).
         fixed_scale: divide intensities by this (4095 in the original project), or None for the 99.5th
             percentile of the voxels above 0.
         crop: edges of a box around the brain's centre to which the head is cut (smoke runs), or None.
     """
 
     keep: float | int = 0.25
-    lr_recipe: str = "paper"
+    #: ``"paper"``, or the name of a subclass's `make_lr`.
+    lr_recipe: str = field(default="paper", init=False)
     fixed_scale: float | None = None
     crop: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.lr_recipe not in ("paper", "original"):
-            raise ValueError(f"recipe: lr_recipe must be 'paper' or 'original', found {self.lr_recipe!r}")
         if self.crop is not None:
             object.__setattr__(self, "crop", tuple(int(c) for c in self.crop))
+
+    def make_lr(
+        self, raw: np.ndarray, scaled: np.ndarray, axes: Sequence[int]
+    ) -> tuple[np.ndarray, list | None]:
+        """LR of a volume as the paper makes it: k-space cut on ``axes``, zero-filled, on HR's scale.
+
+        Args:
+            raw: ``(x, y, z)`` in the file's units.
+            scaled: the same on its intensity scale, clipped.
+            axes: array axes to degrade.
+
+        Returns:
+            LR ``(x, y, z)`` on the scale of ``scaled``, and what it kept of k-space, one entry per axis as in
+            `sprl_utils.kspace.kept_samples`; None where that is unknown.
+        """
+        keep: list = [self.keep if axis in axes else None for axis in range(3)]
+        return truncate_kspace(scaled, keep), keep
+
+    def as_json(self) -> dict:
+        """The recipe as ``meta.json`` notes it."""
+        return json.loads(json.dumps(asdict(self)))
 
 
 def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe) -> Prepared:
@@ -62,14 +80,11 @@ def prepare_subject(subject: Subject, files: Sequence[Path], out: Path, recipe: 
     """
     folder = Path(out) / subject.id
     scans = [Path(f) for f in (*files, *filter(None, [subject.lr]))]
-    made_from = {"recipe": json.loads(json.dumps(asdict(recipe))), "axes": list(subject.axes)}
-    # Earlier folders know their files by name, size and time. Runs go on with them, so they stay.
-    earlier = made_from | {"sha256": subject.sha256, "files": [_stamp(f) for f in scans]}
-    made_from["sha256"] = [known_sha256(f) if f.is_file() else "missing" for f in scans]
-    if is_current(folder, made_from, subject) or is_current(folder, earlier, subject):
-        return Prepared(folder)
-    hr = read_volume(list(files) if len(files) > 1 else files[0], subject.id)
-    write_prepared(folder, subject, *volume_arrays(subject, hr, recipe), made_from)
+    hashes = [known_sha256(f) if f.is_file() else "missing" for f in scans]
+    made_from = {"recipe": recipe.as_json(), "axes": list(subject.axes), "sha256": hashes}
+    if not is_current(folder, made_from, subject):
+        hr = read_volume(files, subject.id)
+        write_prepared(folder, subject, *volume_arrays(subject, hr, recipe), made_from)
     return Prepared(folder)
 
 
@@ -178,22 +193,18 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
 
 
 def volume_arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
-    """HR, LR, masks and patch centres of a subject, and the facts to note beside them."""
+    """HR, LR, masks and patch centres of a subject, and the facts to note with them."""
     scale = recipe.fixed_scale or intensity_scale(hr.data)
     foreground, brain = head_masks(hr.data, hr.voxel_size)
     box = _box_around(brain, recipe.crop, subject.id) if recipe.crop else (slice(0, None),) * 3
-    raw = hr.data[box]
+    raw, foreground = hr.data[box], foreground[box]
     scaled = np.clip(raw / np.float32(scale), 0, CLIP)
-    keep: list | None = [recipe.keep if axis in subject.axes else None for axis in range(3)]
     if subject.lr:
         own = read_volume(subject.lr, subject.id)
         check_pair(subject.id, hr, own)
         low, keep = own.data[box] / np.float32(scale), None
-    elif recipe.lr_recipe == "original":
-        low, keep = original_lr(raw, subject.axes) / np.float32(4095), None
     else:
-        low = truncate_kspace(scaled, keep)
-    foreground = foreground[box]
+        low, keep = recipe.make_lr(raw, scaled, subject.axes)
     affine = hr.affine.copy()
     affine[:3, 3] = affine[:3, :3] @ [s.start for s in box] + affine[:3, 3]
     arrays = {
@@ -205,14 +216,6 @@ def volume_arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[st
     }
     facts = {"scale": float(scale), "shape": list(raw.shape), "affine": affine.tolist(), "keep": keep}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, facts
-
-
-def _stamp(path: Path) -> list:
-    """Name, size and time of a file."""
-    if not path.exists():
-        return [path.name, "missing"]
-    info = path.stat()
-    return [path.name, info.st_size, info.st_mtime_ns]
 
 
 def _labels(subject: Subject) -> dict[str, str]:

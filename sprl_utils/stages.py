@@ -15,13 +15,13 @@ import pandas as pd
 import yaml
 from joblib import cpu_count
 
-from sprl_utils.patches import GridPatches, Prepared, RandomPatches
+from sprl_utils.original.grid import GridPatches
+from sprl_utils.patches import Patches, Prepared, RandomPatches
 from sprl_utils.prepare import load_prepared
 from sprl_utils.profiles import notebook_parameters
 from sprl_utils.provenance import repo_root
 from sprl_utils.training import (
     GanSettings,
-    Patches,
     PretrainSettings,
     Report,
     make_fabric,

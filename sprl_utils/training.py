@@ -39,9 +39,8 @@ from sprl_utils.networks import (
     make_generator,
     save_weights,
 )
-from sprl_utils.patches import GridPatches, Prepared, RandomPatches, batch
+from sprl_utils.patches import Patches, Prepared, batch
 
-Patches = RandomPatches | GridPatches
 Report = Callable[[pd.DataFrame], None]
 #: Locks of this process: one that nobody holds on to is released.
 _LOCKS: dict[Path, BaseFileLock] = {}
@@ -717,7 +716,7 @@ def _digest(source: Patches | Sequence[Prepared] | str, without: Sequence[str] =
     def heads(found: Sequence[Prepared]) -> list[dict]:
         return [{k: v for k, v in head.meta.items() if k not in without} for head in found]
 
-    if isinstance(source, (RandomPatches, GridPatches)):
+    if hasattr(source, "patch_size"):
         what = {"kind": type(source).__name__, "patch_size": source.patch_size, "seed": source.seed}
         what["subjects"] = heads(source.subjects)
         what |= {

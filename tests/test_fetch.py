@@ -1,10 +1,15 @@
 """Files of subjects: out of packages, from S3, from where they lie; the cache, and what cannot be had."""
 
 import hashlib
+import io
 import json
 import os
+import tarfile
+import threading
 import warnings
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -18,8 +23,10 @@ from moto.server import ThreadedMotoServer
 
 from sprl_utils import fetch
 from sprl_utils.fetch import SourceUnavailable
-from sprl_utils.manifest import Subject, assign_splits, find_subjects, hcp_subjects, read_manifest
+from sprl_utils.manifest import Subject, assign_splits, read_manifest
+from sprl_utils.original.hcp import hcp_subjects
 from sprl_utils.scans.cli import main
+from sprl_utils.scans.folders import find_subjects
 
 HEAD = b"a head"
 SHA = hashlib.sha256(HEAD).hexdigest()
@@ -53,19 +60,23 @@ def test_fetch_then_cache_then_repair(tmp_path, index, monkeypatch):
     assert os.listdir(cache / "one") == ["t1.nii"]
 
     file.write_bytes(b"a hea")
-    with pytest.warns(UserWarning, match="subject one: cached .*t1.nii: expected sha256 .*fetching it again"):
+    with pytest.warns(
+        UserWarning, match="subject one: cached .*t1.nii: expected sha256 .*it is fetched again"
+    ):
         fetch.fetch(wheel_head(), cache)
     assert file.read_bytes() == HEAD
 
-    monkeypatch.setattr(fetch, "_download", None)  # a full cache needs no pip
+    monkeypatch.setattr(fetch, "_download_package", None)  # a full cache needs no pip
     with warnings.catch_warnings(action="error"):
         assert fetch.fetch(wheel_head(), cache) == [file]
 
 
 def test_fetch_all_downloads_each_package_once(tmp_path, index, monkeypatch):
     sources = []
-    download = fetch._download
-    monkeypatch.setattr(fetch, "_download", lambda *asked: sources.append(asked[0]) or download(*asked))
+    download = fetch._download_package
+    monkeypatch.setattr(
+        fetch, "_download_package", lambda *asked: sources.append(asked[0]) or download(*asked)
+    )
     (tmp_path / "c.nii").write_bytes(HEAD)
     heads = [
         wheel_head(),
@@ -100,43 +111,107 @@ def test_wrong_download_leaves_nothing(tmp_path, index):
 def test_unavailable_package(tmp_path, index, monkeypatch):
     with pytest.raises(SourceUnavailable, match="pypi:heads==2.0: expected .*, found none"):
         fetch.fetch_all([wheel_head(source="pypi:heads==2.0")], tmp_path, stop_at_failure=True)
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
-    needs_npm = wheel_head("bb1", source="npm:heads@1.0")
-    with pytest.raises(SourceUnavailable, match="npm:heads@1.0: expected npm on this machine, found none"):
-        fetch.fetch(needs_npm, tmp_path)
+    with pytest.raises(SourceUnavailable, match="expected one package, found none .*ERROR: .*nobody==1.0"):
+        fetch.fetch(wheel_head(source="pypi:nobody==1.0"), tmp_path)
+
+
+# ---- npm's registry and plain addresses: a server on loopback -----------------------------------------
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Serves a folder, but no ``.nii`` to whoever lets it compress the transfer."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if ".nii" in self.path and "gzip" in self.headers.get("Accept-Encoding", ""):
+            self.send_error(500)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A registry with one package, ``@lab/heads``, that npm's settings name; it lists what it is asked."""
+    folder = tmp_path / "served" / "@lab" / "heads" / "-"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "heads-1.0.tgz", "w:gz") as tarball:
+        for name in ("t1.nii", "t2.nii"):
+            about = tarfile.TarInfo(f"package/{name}")
+            about.size = len(HEAD)
+            tarball.addfile(about, io.BytesIO(HEAD))
+    (folder / "heads-2.0.tgz").write_bytes((folder / "heads-1.0.tgz").read_bytes()[:-40])
+    (tmp_path / "served" / "t1.nii").write_bytes(HEAD)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path / "served")))
+    httpd.asked = []
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{httpd.server_port}"
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", address)
+    monkeypatch.delenv("npm_config_registry", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield address, httpd.asked
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def npm_head(subject_id, version="1.0", member="package/t1.nii", sha256=SHA):
+    return wheel_head(subject_id, member, f"npm:@lab/heads@{version}", sha256)
+
+
+def test_a_package_of_npm_comes_from_the_users_registry_without_npm(tmp_path, server, monkeypatch):
+    address, asked = server
+    both = "package/t1.nii;package/t2.nii"
+    heads = [npm_head("one"), npm_head("two", member=both, sha256=f"{SHA};{SHA}")]
+    found = fetch.fetch_all(heads, tmp_path / "cache", stop_at_failure=True)
+    assert [file.read_bytes() for files in found.values() for file in files] == [HEAD] * 3
+    assert asked == ["/@lab/heads/-/heads-1.0.tgz"]
+    assert sorted(p.name for p in (tmp_path / "cache").rglob("*")) == [
+        "one",
+        "t1.nii",
+        "t1.nii",
+        "t2.nii",
+        "two",
+    ]
+
+    monkeypatch.delenv("NPM_CONFIG_REGISTRY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".npmrc").write_text(f"; mine\nfund=false\nregistry = {address}/\n")
+    assert fetch.fetch(npm_head("three"), tmp_path / "cache")
+
+
+def test_a_package_that_cannot_be_had_is_said_once_and_the_others_come(tmp_path, server, index):
     lines = []
-    assert list(fetch.fetch_all([needs_npm, wheel_head()], tmp_path, log=lines.append)) == ["one"]
-    assert lines == ["skipped bb1: npm:heads@1.0: expected npm on this machine, found none"]
+    heads = [npm_head("bb1", "9.9"), npm_head("bb2", "9.9"), npm_head("cut", "2.0"), wheel_head()]
+    for stop in (False, True):  # heads of npm stop nobody
+        assert list(fetch.fetch_all(heads, tmp_path / "cache", stop, lines.append)) == ["one"]
+    assert lines[:2] == lines[2:] and "\n" not in "".join(lines)
+    assert lines[0].startswith(
+        f"skipped bb1, bb2: {server[0]}/@lab/heads/-/heads-9.9.tgz: expected a file, found"
+    )
+    assert "404" in lines[0]
+    assert lines[1].startswith(
+        "skipped cut: subject cut: npm:@lab/heads@2.0: expected a package, found one that"
+    )
+    with pytest.raises(ValueError, match="subject x: npm:.*: expected the file package/t3.nii, found none"):
+        fetch.fetch(npm_head("x", member="package/t3.nii"), tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["t1.nii"]
 
 
-NPM = """#!/bin/sh
-for option in "$@"; do [ "$option" = --silent ] && exit 1; done
-cat >&2 <<'EOF'
-npm error code {0}
-npm error errno {0}
-npm error {1}
-npm error A complete log of this run can be found in: /home/anna/.npm/_logs/debug-0.log
-EOF
-exit 1
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
-        ("EAI_AGAIN", "request to https://registry.npmjs.org/heads failed, reason: getaddrinfo EAI_AGAIN"),
-        ("E404", "404 Not Found - GET https://registry.npmjs.org/heads - Not found"),
-        ("ETARGET", "notarget No matching version found for heads@1.0."),
-    ],
-)
-def test_why_npm_fails_reaches_the_user(tmp_path, monkeypatch, code, why):
-    npm = tmp_path / "npm"
-    npm.write_text(NPM.format(code, why))
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(SourceUnavailable) as error:
-        fetch.fetch(wheel_head(source="npm:heads@1.0"), tmp_path / "cache")
-    assert why in str(error.value) and "anna" not in str(error.value)
+def test_a_file_comes_from_its_address_unchanged_and_checked(tmp_path, server, monkeypatch):
+    """The manifest takes https alone; loopback has no certificate."""
+    head = Subject("one", "https", f"{server[0]}/t1.nii?v=1", sha256=SHA)
+    (file,) = fetch.fetch(head, tmp_path / "cache")
+    assert file == tmp_path / "cache" / "one" / "t1.nii" and file.read_bytes() == HEAD
+    wrong = Subject("two", "https", f"{server[0]}/t1.nii", sha256="0" * 64)
+    with pytest.raises(ValueError, match=f"subject two: http.*t1.nii: expected sha256 0{{64}}, found {SHA}"):
+        fetch.fetch(wrong, tmp_path / "cache")
+    with pytest.raises(SourceUnavailable, match="t3.nii: expected a file, found none .*404"):
+        fetch.fetch(Subject("x", "https", f"{server[0]}/t3.nii"), tmp_path / "cache")
+    with pytest.raises(SourceUnavailable, match="127.0.0.1:9/a.nii: expected a file, found none"):
+        fetch.fetch(Subject("x", "https", "http://127.0.0.1:9/a.nii"), tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["t1.nii"]
 
 
 def test_a_file_without_a_hash_is_not_read(tmp_path, monkeypatch):

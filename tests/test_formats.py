@@ -15,8 +15,8 @@ from scipy import io
 
 from sprl_utils.scans import dicom
 from sprl_utils.scans.cli import main
-from sprl_utils.scans.formats import images_of
-from sprl_utils.volumes import Volume, read_volume, write_volume
+from sprl_utils.scans.formats import images_of, read_scan, write_scan
+from sprl_utils.volumes import Volume
 
 NIBABELS = Path(nib.__file__).parent / "tests" / "data"
 TURN = np.array([[0, 0.6, -0.8], [-1, 0, 0], [0, 0.8, 0.6]])
@@ -78,13 +78,13 @@ READ += ["a.hdr.gz", "a.img.gz", "A.IMG", "a.mgz", "A.MGZ", "a.mgh", "a.nrrd", "
 
 @pytest.mark.parametrize("name", READ)
 def test_a_point_is_read_where_it_lies_and_written_there(tmp_path, name):
-    volume = read_volume(save_as(tmp_path / name))
+    volume = read_scan(save_as(tmp_path / name))
     assert volume.data[POINT] == 900 == volume.data.max()
     np.testing.assert_allclose(nib.affines.apply_affine(volume.affine, POINT), WHERE, atol=1e-4)
     kind = nib.Nifti2Header if name.startswith("two") else nib.Nifti1Header
     assert type(volume.header) is kind and volume.header["sform_code"] > 0
     for out in ("out.nii", "out.nii.gz", "out.mgz", "out.mgh"):
-        write_volume(tmp_path / out, volume.data, volume)
+        write_scan(tmp_path / out, volume.data, volume)
         np.testing.assert_allclose(where_nibabel_sees_it(tmp_path / out), WHERE, atol=1e-4)
     for out in ("out.nii", "out.nii.gz"):  # ITK does not read MGH, nor NIfTI-2
         assert all(
@@ -96,7 +96,7 @@ def test_a_point_is_read_where_it_lies_and_written_there(tmp_path, name):
 @pytest.mark.parametrize("affine", [AFFINE, nib.Nifti1Image(point(), None).header.get_best_affine()])
 def test_mgh_has_its_place_by_freesurfers_formula(tmp_path, affine):
     """FreeSurfer's ``vox2ras``: directions times sizes, voxel n/2 at c_ras. One affine is NIfTI's default."""
-    write_volume(
+    write_scan(
         tmp_path / "out.mgz", point(), Volume(point(), affine, with_codes(1)), "MGH has no description"
     )
     raw = gzip.decompress((tmp_path / "out.mgz").read_bytes())
@@ -110,7 +110,7 @@ def test_mgh_has_its_place_by_freesurfers_formula(tmp_path, affine):
     np.testing.assert_allclose(place, nib.affines.apply_affine(affine, POINT), atol=1e-4)
     data = np.frombuffer(raw[284 : 284 + 4 * 504], ">f4").reshape(shape, order="F")
     np.testing.assert_array_equal(data, point())
-    again = read_volume(tmp_path / "out.mgz")
+    again = read_scan(tmp_path / "out.mgz")
     assert (
         again.header["sform_code"] == 1
     )  # nibabel's own conversion leaves 0 where the affine is the default
@@ -134,20 +134,20 @@ def test_what_does_not_say_where_it_lies_does_not_say_so_after_writing(tmp_path)
     text += b"encoding: raw\nendian: little\n\n"
     (tmp_path / "a.nrrd").write_bytes(text + point().tobytes(order="F"))
     for name, size in (("a.mat", (1, 1, 1)), ("a.nii", (1, 1, 2)), ("a.nrrd", (1, 1, 2))):
-        volume = read_volume(tmp_path / name)
+        volume = read_scan(tmp_path / name)
         assert volume.voxel_size == size and volume.data[POINT] == 900
-        write_volume(tmp_path / "out.nii.gz", volume.data, volume)
+        write_scan(tmp_path / "out.nii.gz", volume.data, volume)
         written = nib.load(tmp_path / "out.nii.gz").header
         assert (written["sform_code"], written["qform_code"]) == (0, 0), name
         assert written.get_zooms() == size
         with pytest.raises(ValueError, match="expected a scan that says where it lies, .*write .nii.gz"):
-            write_volume(tmp_path / "out.mgz", volume.data, volume)
+            write_scan(tmp_path / "out.mgz", volume.data, volume)
 
 
 def test_a_sheared_affine_gets_no_qform(tmp_path):
     sheared = np.array([[1, 0.3, 0, 2], [0, 1, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])
     nib.save(nib.MGHImage(point(np.float32), sheared), tmp_path / "a.mgz")
-    header = read_volume(tmp_path / "a.mgz").header
+    header = read_scan(tmp_path / "a.mgz").header
     assert (header["sform_code"], header["qform_code"]) == (1, 0)
     np.testing.assert_allclose(header.get_sform(), sheared, atol=1e-6)
 
@@ -163,7 +163,7 @@ def test_minc_lies_where_its_axes_say():
             for n in ("zspace", "yspace", "xspace")
         ]
         stored = file.variables["image"].data.view(np.uint8)
-    volume = read_volume(NIBABELS / "tiny.mnc")
+    volume = read_scan(NIBABELS / "tiny.mnc")
     assert volume.data.shape == (10, 20, 20)
     z, y, x = (start + i * step for (start, step), i in zip(axes, (3, 4, 5), strict=True))
     np.testing.assert_allclose(nib.affines.apply_affine(volume.affine, (3, 4, 5)), (x, y, z))
@@ -178,7 +178,7 @@ def test_afni_lies_where_its_origin_says():
     info = parse_AFNI_header(str(NIBABELS / "scaled+tlrc.HEAD"))
     place = LPS @ (np.array(info["ORIGIN"]) + np.array((3, 4, 5)) * info["DELTA"])
     for name in ("scaled+tlrc.HEAD", "scaled+tlrc.BRIK"):
-        volume = read_volume(NIBABELS / name)
+        volume = read_scan(NIBABELS / name)
         np.testing.assert_allclose(nib.affines.apply_affine(volume.affine, (3, 4, 5)), place)
         assert type(volume.header) is nib.Nifti1Header
 
@@ -199,16 +199,16 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_volume_is_refused_in_words(name):
     with pytest.raises(ValueError, match=f"subject anna: .*: {REFUSED[name]}") as error:
-        read_volume(NIBABELS / name, "anna")
+        read_scan(NIBABELS / name, "anna")
     assert "\n" not in str(error.value) and "has no attribute" not in str(error.value)
 
 
 def test_minc_2_is_read_or_names_the_package_it_needs():
     if importlib.util.find_spec("h5py"):
-        np.testing.assert_allclose(read_volume(NIBABELS / "small.mnc").affine[:3, 3], (-98, -134, -72))
+        np.testing.assert_allclose(read_scan(NIBABELS / "small.mnc").affine[:3, 3], (-98, -134, -72))
     else:
         with pytest.raises(ValueError, match="expected the package h5py for this format, found it not"):
-            read_volume(NIBABELS / "small.mnc")
+            read_scan(NIBABELS / "small.mnc")
 
 
 # ---- written here -------------------------------------------------------------------------------------
@@ -218,9 +218,9 @@ def test_minc_2_is_read_or_names_the_package_it_needs():
 def test_every_type_of_number_is_read(tmp_path, dtype):
     data = point().clip(0, 200).astype(dtype)
     nib.save(nib.Nifti1Image(data, AFFINE, dtype=dtype), tmp_path / "a.nii.gz")
-    volume = read_volume(tmp_path / "a.nii.gz")
+    volume = read_scan(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(volume.data, data)
-    write_volume(tmp_path / "b.nii.gz", volume.data, volume)
+    write_scan(tmp_path / "b.nii.gz", volume.data, volume)
     assert nib.load(tmp_path / "b.nii.gz").get_data_dtype() == np.float32
 
 
@@ -231,7 +231,7 @@ def test_a_slope_of_zero_or_nan_is_none(tmp_path, slope, inter, expected):
     fields = np.frombuffer(raw, dtype=nib.nifti1.header_dtype, count=1)
     fields["scl_slope"], fields["scl_inter"] = slope, inter
     (tmp_path / "a.nii").write_bytes(bytes(raw))
-    assert read_volume(tmp_path / "a.nii").data[POINT] == expected
+    assert read_scan(tmp_path / "a.nii").data[POINT] == expected
 
 
 def test_odd_files_are_refused_in_words(tmp_path):
@@ -258,7 +258,7 @@ def test_odd_files_are_refused_in_words(tmp_path):
         "a.nii": "expected a file, found a link whose target is missing",
     }.items():
         with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
-            read_volume(tmp_path / name)
+            read_scan(tmp_path / name)
         assert "\n" not in str(error.value) and "SimpleITK-build" not in str(error.value)
 
 
@@ -269,7 +269,7 @@ def test_a_wrong_checksum_is_seen(tmp_path, name):
     packed = path.with_name(name.replace("hdr", "img"))
     packed.write_bytes(packed.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(ValueError, match="found a file that cannot be read"):
-        read_volume(path)
+        read_scan(path)
 
 
 def test_a_folder_has_each_image_once(tmp_path):
@@ -320,7 +320,7 @@ def save_dicom(folder, number):
 def test_a_dicom_series_is_read_where_it_lies(tmp_path, capsys):
     save_dicom(tmp_path / "scan", 1)
     for source in (tmp_path / "scan", tmp_path / "scan" / "IM0003"):
-        volume = read_volume(source)
+        volume = read_scan(source)
         index = np.unravel_index(volume.data.argmax(), volume.data.shape)
         np.testing.assert_allclose(nib.affines.apply_affine(volume.affine, index), WHERE, atol=1e-3)
         assert volume.data.max() == 900 and volume.data.size == 504
@@ -332,7 +332,7 @@ def test_of_several_dicom_series_each_is_a_file(tmp_path):
     for number in (1, 2):
         save_dicom(tmp_path / "scans" / str(number), number)
     with pytest.raises(ValueError, match="expected one DICOM series, found 2: 1_T1_1, 2_T1_2; convert"):
-        read_volume(tmp_path / "scans")
+        read_scan(tmp_path / "scans")
     (tmp_path / "out").mkdir()
     files = dicom.from_dicom(tmp_path / "scans", tmp_path / "out")
     assert [f.name for f in files] == ["1_T1_1.nii", "2_T1_2.nii"]
@@ -343,7 +343,7 @@ def test_of_several_dicom_series_each_is_a_file(tmp_path):
 def test_dicom_without_an_image_is_refused(tmp_path):
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(99))
     with pytest.raises(ValueError, match="expected DICOM that dcm2niix converts, found none"):
-        read_volume(tmp_path)
+        read_scan(tmp_path)
 
 
 def test_without_dcm2niix_dicom_is_refused_with_its_name(tmp_path, monkeypatch, capsys):
@@ -356,5 +356,5 @@ def test_without_dcm2niix_dicom_is_refused_with_its_name(tmp_path, monkeypatch, 
 
 
 def test_a_folder_without_dicom_is_no_scan(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a file, found a folder without DICOM"):
-        read_volume(tmp_path)
+    with pytest.raises(ValueError, match="expected a file, found a folder without DICOM"):
+        read_scan(tmp_path)

@@ -17,9 +17,9 @@ from sprl_utils.files import sha256
 from sprl_utils.grading import grade
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject, write_manifest
+from sprl_utils.masks import intensity_scale
 from sprl_utils.networks import Generator, save_weights
 from sprl_utils.prepare import CLIP
-from sprl_utils.volumes import intensity_scale
 
 ROOT = Path(__file__).parents[1]
 

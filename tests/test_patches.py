@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import make_head, write_prepared
 
-from sprl_utils.patches import GridPatches, RandomPatches, batch, grid_corners
+from sprl_utils.patches import RandomPatches, batch
 
 
 def test_a_patch_is_what_stands_at_its_place(heads):
@@ -47,39 +47,13 @@ def test_processes_share_out_the_patches_of_one(heads):
     np.testing.assert_array_equal(whole[2:], parts[1])
 
 
-def test_the_original_grid_is_100_cubes():
-    corners = grid_corners((256, 320, 320), 64)
-    assert len(corners) == 4 * 5 * 5
-    assert corners[0] == (0, 0, 0) and corners[1] == (0, 0, 64) and corners[-1] == (192, 256, 256)
-
-
-def test_an_epoch_of_the_grid_uses_its_share_once_and_never_what_is_left_out(tmp_path):
-    """Each cube is filled with its own number."""
-    hr = np.zeros((16, 16, 24), np.float32)
-    for number, (x, y, z) in enumerate(grid_corners(hr.shape, 8)):
-        hr[x : x + 8, y : y + 8, z : z + 8] = number
-    subject = write_prepared(tmp_path, "numbered", "train", hr)
-    patches = GridPatches([subject], 8, seed=1, usage=0.5, leave_out=[0, 3])
-    assert patches.per_epoch == 5
-    epochs = [[int(patches.patch(e * 5 + i)[1].max()) for i in range(5)] for e in range(6)]
-    assert all(len(set(epoch)) == 5 for epoch in epochs)
-    assert {n for epoch in epochs for n in epoch} == set(range(12)) - {0, 3}
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
 def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
     small = write_prepared(tmp_path, "tiny", "train", make_head((7, 20, 20)))
-    for kind in (RandomPatches, GridPatches):
-        with pytest.raises(
-            ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"
-        ):
-            kind([small], 8, seed=0)
+    with pytest.raises(
+        ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"
+    ):
+        RandomPatches([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):
         RandomPatches([], 8, seed=0)
 
 
-def test_bad_grid_settings_are_refused(heads):
-    with pytest.raises(ValueError, match=r"usage must be a share in \(0, 1\], found 0"):
-        GridPatches([heads["train"]], 8, seed=0, usage=0)
-    with pytest.raises(ValueError, match="leave_out leaves no cube"):
-        GridPatches([heads["train"]], 32, seed=0, leave_out=[0])

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_head
 
 from sprl_utils.manifest import Subject
-from sprl_utils.patches import Prepared
+from sprl_utils.original.recipe import OriginalRecipe
 from sprl_utils.prepare import Recipe, load_prepared, prepare_all, prepare_subject
 
 
@@ -117,20 +117,6 @@ def test_a_head_that_changes_sides_in_the_manifest_changes_sides(tmp_path, scan)
     assert len(made) == 1
 
 
-def test_a_folder_that_knows_its_files_by_name_and_time_stays(tmp_path, scan):
-    """As earlier versions wrote it: runs on it go on until its files are touched."""
-    subject, out = subject_of(scan), tmp_path / "out"
-    meta = prepare_subject(subject, [scan], out, Recipe()).meta
-    info = scan.stat()
-    files = [[scan.name, info.st_size, info.st_mtime_ns]]
-    earlier = meta | {"made_from": meta["made_from"] | {"sha256": subject.sha256, "files": files}}
-    (out / "s1" / "meta.json").write_text(json.dumps(earlier))
-    prepare_subject(subject, [scan], out, Recipe())
-    assert Prepared(out / "s1").meta == earlier
-    os.utime(scan, ns=(1, 1))
-    assert prepare_subject(subject, [scan], out, Recipe()).meta == meta
-
-
 def test_a_bad_head_is_listed_and_left_out_unless_asked(tmp_path, scan):
     """The error of one, a line at the end; the others are done, and no half folder stays."""
     bad = save(tmp_path / "bad.nii.gz", np.full((8, 8, 8), np.nan, np.float32))
@@ -161,14 +147,16 @@ PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subproce
 
 
 def test_processes_and_a_dask_cluster_prepare_the_same(tmp_path, scan):
+    """By the original project's recipe: one that core does not know goes to other processes, too."""
+    recipe = OriginalRecipe(fixed_scale=900.0)
     subjects = [subject_of(scan, f"s{i}") for i in range(3)]
     files = {s.id: [scan] for s in subjects}
     with subprocess.Popen([sys.executable, "-c", CLUSTER], **PIPES) as cluster:
         runs = [
-            prepare_all(subjects, files, tmp_path / "one", Recipe()),
-            prepare_all(subjects, files, tmp_path / "two", Recipe(), jobs=2),
+            prepare_all(subjects, files, tmp_path / "one", recipe),
+            prepare_all(subjects, files, tmp_path / "two", recipe, jobs=2),
             prepare_all(
-                subjects, files, tmp_path / "dask", Recipe(), dask_address=cluster.stdout.readline().strip()
+                subjects, files, tmp_path / "dask", recipe, dask_address=cluster.stdout.readline().strip()
             ),
         ]
         cluster.stdin.close()
@@ -192,8 +180,6 @@ def test_nothing_prepared_is_said(tmp_path):
         load_prepared(tmp_path, "train")
 
 
-def test_bad_recipes_are_refused(tmp_path, scan):
-    with pytest.raises(ValueError, match="lr_recipe must be 'paper' or 'original', found 'mine'"):
-        Recipe(lr_recipe="mine")
+def test_a_crop_larger_than_the_head_is_refused(tmp_path, scan):
     with pytest.raises(ValueError, match=r"s1: crop: expected at most the head's .* found \(99, 9, 9\)"):
         prepare_subject(subject_of(scan), [scan], tmp_path / "out", Recipe(crop=(99, 9, 9)))

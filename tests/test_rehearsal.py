@@ -8,7 +8,7 @@ import pytest
 from conftest import make_head
 
 from sprl_utils.comparison import rehearsal
-from sprl_utils.manifest import find_subjects
+from sprl_utils.scans.folders import find_subjects
 
 
 def test_heads_are_twelve_bit_in_hcps_folders_and_made_once(tmp_path, monkeypatch):

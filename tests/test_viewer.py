@@ -10,6 +10,7 @@ from test_report import browser, needs_browser, open_page  # noqa: F401 (browser
 
 from sprl_utils import figures
 from sprl_utils.extras import viewer
+from sprl_utils.scans import cli
 from sprl_utils.scans.cli import main
 
 
@@ -141,7 +142,7 @@ def test_what_a_browser_cannot_draw_makes_no_page(tmp_path, monkeypatch, capsys,
     small = viewer.Volume(np.arange(729, dtype=np.float32).reshape(9, 9, 9), np.eye(4), nib.Nifti1Header())
     place = nib.affines.from_matvec(np.eye(3), [move] * 3)
     other = viewer.Volume(np.broadcast_to(np.float32(1), shape), place, nib.Nifti1Header())
-    monkeypatch.setattr(viewer, "read_volume", lambda path: small if path.name == "a.nii" else other)
+    monkeypatch.setattr(cli, "read_scan", lambda path: small if path.name == "a.nii" else other)
     assert main(["view", str(tmp_path / "a.nii"), str(tmp_path / "b.nii")]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Volumes: what is read and written, what is refused, the scale and the masks."""
+"""Volumes: what is read and written, and what is refused."""
 
 import gzip
 import json
@@ -6,18 +6,9 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy import io, ndimage
+from scipy import io
 
-from sprl_utils.volumes import (
-    Volume,
-    _from_grid,
-    check_pair,
-    foreground_mask,
-    head_masks,
-    intensity_scale,
-    read_volume,
-    write_volume,
-)
+from sprl_utils.volumes import Volume, check_pair, read_volume, write_volume
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0, 0.8, -120], [0, -0.9, 0, 70], [0, 0, 0, 1]])
 RAMP = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
@@ -182,70 +173,16 @@ def test_bad_mat(tmp_path):
         read_volume(tmp_path / "new.mat", "7")
 
 
+def test_a_folder_is_no_volume(tmp_path):
+    with pytest.raises(ValueError, match="expected a file, found a folder"):
+        read_volume(tmp_path)
+
+
 def test_pair_of_different_size():
     hr = Volume(RAMP, AFFINE, nib.Nifti1Header())
     check_pair("anna", hr, hr)
     with pytest.raises(ValueError, match=r"subject anna: .* found HR \(2, 3, 4\) and LR \(2, 3, 3\)"):
         check_pair("anna", hr, Volume(RAMP[..., 1:], AFFINE, nib.Nifti1Header()))
-
-
-# ---- scale and masks ----------------------------------------------------------------------------------
-
-
-def test_intensity_scale_ignores_air():
-    data = np.zeros(2001, np.float32)
-    data[:1001] = np.arange(1001)
-    data[-5:] = -3
-    assert intensity_scale(data) == pytest.approx(np.percentile(np.arange(1, 1001), 99.5))
-    with pytest.raises(ValueError, match="expected voxels above 0, found none"):
-        intensity_scale(-np.ones(5))
-
-
-@pytest.fixture(scope="module")
-def head():
-    """Spheres: bright brain to 62 mm, dark skull to 70 mm, bright scalp to 82 mm; voxels of 2.5 mm."""
-    x, y, z = np.indices((72, 68, 70)) * 2.5
-    radius = np.sqrt((x - 90) ** 2 + (y - 85) ** 2 + (z - 87) ** 2)
-    data = np.select([radius < 62, radius < 70, radius < 82], [100, 15, 120], 0).astype(np.float32)
-    return radius, np.abs(data + np.random.default_rng(0).normal(0, 3, data.shape)).astype(np.float32)
-
-
-def test_foreground_is_the_head(head):
-    radius, data = head
-    mask = foreground_mask(data, (2.5,) * 3)
-    assert mask.shape == data.shape and mask.dtype == bool
-    assert mask[radius < 79].all() and not mask[radius > 85].any()
-
-
-def test_brain_is_within_the_skull(head):
-    radius, data = head
-    foreground, mask = head_masks(data, (2.5,) * 3)
-    np.testing.assert_array_equal(foreground, foreground_mask(data, (2.5,) * 3))
-    assert mask.shape == data.shape and mask.dtype == bool
-    assert mask[radius < 59].all() and not mask[radius > 66].any()
-
-
-@pytest.mark.parametrize("shape", [(31, 20, 25), (9, 41, 1), (10, 11, 12)])
-def test_a_mask_is_brought_to_a_grid_as_scipy_does(shape):
-    mask = np.random.default_rng(0).uniform(size=(10, 11, 12)) > 0.5
-    factors = [n / m for n, m in zip(shape, mask.shape, strict=True)]
-    expected = ndimage.zoom(mask.astype(float), factors, order=1)
-    sure = np.abs(expected - 0.5) > 1e-6  # where rounding cannot decide
-    np.testing.assert_array_equal(_from_grid(mask, shape)[sure], expected[sure] > 0.5)
-
-
-def test_brain_mask_says_when_there_is_no_scalp(head):
-    radius, data = head
-    stripped = np.where(radius < 62, data, 0)
-    with pytest.warns(UserWarning, match="found no brain within a scalp, taking the whole foreground"):
-        _, mask = head_masks(stripped, (2.5,) * 3)
-    assert mask[radius < 59].all() and not mask[radius > 66].any()
-
-
-def test_masks_take_a_crop_without_air():
-    crop = 50 + ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 33, 21)), 2) * 100
-    with pytest.warns(UserWarning, match="found no brain"):
-        assert head_masks(crop)[1].mean() > 0.9
 
 
 def test_a_pair_lies_in_one_place_unless_a_file_does_not_say_where(tmp_path):
@@ -303,5 +240,17 @@ def test_a_voxel_of_no_size_is_refused(tmp_path, ending):
         path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
     with pytest.raises(ValueError, match="expected the voxel size in pixdim, found 0"):
         read_volume(path)
+    for endings in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):  # in two files as in one
+        pair = nib.Nifti1Pair(RAMP, None)
+        for part, end in zip(("header", "image"), endings, strict=True):
+            pair.file_map[part].filename = str(tmp_path / f"pair{end}")
+        pair.to_file_map()
+        header = tmp_path / f"pair{endings[0]}"
+        packed = endings[0].endswith(".gz")
+        raw = bytearray(gzip.decompress(header.read_bytes()) if packed else header.read_bytes())
+        np.frombuffer(raw, dtype=nib.nifti1.header_dtype, count=1)["pixdim"][0, 3] = 0
+        header.write_bytes(gzip.compress(raw) if packed else raw)
+        with pytest.raises(ValueError, match="subject pair.*: expected the voxel size in pixdim, found 0"):
+            read_volume(header)
     placed = raw_nifti(tmp_path / "b.nii", np.eye(4), pixdim=(1, 1, 0), sform_code=1, **sform((1, 1, 1)))
     assert read_volume(placed).voxel_size == (1, 1, 1)  # sform says all

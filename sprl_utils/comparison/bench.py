@@ -38,6 +38,7 @@ from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
+from sprl_utils.masks import foreground_mask
 from sprl_utils.networks import (
     Discriminator,
     Generator,
@@ -46,11 +47,11 @@ from sprl_utils.networks import (
     make_generator,
     multiply_adds,
 )
-from sprl_utils.patches import Prepared, RandomPatches, batch, grid_corners
+from sprl_utils.original.grid import grid_corners
+from sprl_utils.patches import Prepared, RandomPatches, batch
 from sprl_utils.prepare import Recipe, prepare_subject
 from sprl_utils.provenance import tune_process
 from sprl_utils.training import fabric_dtype, make_fabric, without_wrapper
-from sprl_utils.volumes import foreground_mask
 
 SIDES = ("original", "ours")
 #: The original's cubes and the margin cut off each.

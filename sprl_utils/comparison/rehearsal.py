@@ -26,9 +26,10 @@ from sprl_utils.comparison.bench import head_of_size
 from sprl_utils.extras.synthetic import synthetic_head
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
+from sprl_utils.masks import intensity_scale
 from sprl_utils.profiles import read_profile
 from sprl_utils.provenance import environment, repo_root, write_json
-from sprl_utils.volumes import intensity_scale, read_volume
+from sprl_utils.volumes import read_volume
 
 PROFILE = "rehearsal"
 SHAPE, VOXEL = (256, 320, 320), 0.7

@@ -144,9 +144,9 @@ def add_synthetic(
 
 def _make(source: Prepared, number: int, out: Path, recipe: Recipe, seed: int) -> Prepared:
     folder = out / f"synthetic{number:03d}"
-    made_from = json.loads(
-        json.dumps({"recipe": asdict(recipe), "look": asdict(Look()), "seed": [seed, number]})
-    ) | {"source": source.meta["made_from"]}
+    look = json.loads(json.dumps(asdict(Look())))
+    made_from = {"recipe": recipe.as_json(), "look": look, "seed": [seed, number]}
+    made_from |= {"source": source.meta["made_from"]}
     axes, group = tuple(source.meta["made_from"]["axes"]), source.meta["group"]
     subject = Subject(folder.name, "local", "", group=group, split="train", axes=axes, kind="synthetic")
     if not is_current(folder, made_from, subject):

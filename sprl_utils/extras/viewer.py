@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipyniivue
@@ -21,7 +21,6 @@ from matplotlib import pyplot as plt
 
 from sprl_utils.figures import as_seen, three_planes
 from sprl_utils.patches import Prepared
-from sprl_utils.scans.formats import stem
 from sprl_utils.volumes import Volume, read_volume
 
 NAMES = ("left to right", "back to front", "bottom to top")
@@ -69,20 +68,23 @@ def browse(images: dict[str, np.ndarray], subject: Prepared) -> VBox | None:
 MOST_VOXELS, LONGEST_EDGE = 2**27, 2048
 
 
-def page(scans: Sequence[Path]) -> str:
+def page(scans: Sequence[Path], read: Callable[[Path], Volume] = read_volume) -> str:
     """One HTML page with a scan, or with two side by side, in NiiVue's viewer: three planes and a rendering.
 
     Two scans share one window of grey values, and their crosshairs show the same place in mm. The viewer is
     ipyniivue's; the page stands in for the notebook that it expects around it. It gets each scan as NIfTI
     with 16-bit integers, whatever the file is, in which 0 is black and 1 is white.
 
+    Args:
+        read: reads one; `sprl_utils.scans.formats.read_scan` knows more formats.
+
     Raises:
-        ValueError, FileNotFoundError: as `sprl_utils.volumes.read_volume`; not one or two scans; scans too
+        ValueError, FileNotFoundError: as ``read``; not one or two scans; scans too
             large to be drawn, or two that lie apart.
     """
     if not 1 <= len(scans) <= 2:
         raise ValueError(f"expected one scan, or two to compare, found {len(scans)}")
-    volumes = [read_volume(scan) for scan in scans]
+    volumes = [read(scan) for scan in scans]
     shapes = [volume.data.shape for volume in volumes]
     if sum(map(math.prod, shapes)) > MOST_VOXELS or max(max(shape) for shape in shapes) > LONGEST_EDGE:
         raise ValueError(
@@ -100,7 +102,7 @@ def page(scans: Sequence[Path]) -> str:
             multiplanar_show_render=ipyniivue.ShowRender.ALWAYS,
         )
         widget.load_volumes(  # NiiVue knows the format by the name
-            [{"data": image.to_bytes(), "name": f"{stem(scan)}.nii", "cal_min": 0, "cal_max": 1}]
+            [{"data": image.to_bytes(), "name": f"{scan.name}.nii", "cal_min": 0, "cal_max": 1}]
         )
         widgets.append(widget)
     places = [_place(image) for image in images]

@@ -22,8 +22,9 @@ from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import DEFAULT_HALO, super_resolve, tiles
 from sprl_utils.kspace import data_consistency, kept_samples
+from sprl_utils.masks import foreground_mask, intensity_scale
 from sprl_utils.scans.cuts import find_cut, resample
-from sprl_utils.volumes import Volume, foreground_mask, intensity_scale
+from sprl_utils.volumes import Volume
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
 LARGEST_FACTOR = 5.0

@@ -23,17 +23,20 @@ from sprl_utils.extras.weights import find_weights, read_card
 from sprl_utils.files import sha256, write_beside
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
-from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
+from sprl_utils.manifest import SPLITS, assign_splits, write_manifest
+from sprl_utils.masks import intensity_scale
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
+from sprl_utils.original.split import rule_named
 from sprl_utils.profiles import check_profile, read_profile, study_notebooks
 from sprl_utils.provenance import repo_root, tune_process, write_json
 from sprl_utils.scans import batch, bids
 from sprl_utils.scans.apply import LARGEST_FACTOR, make_plan, sharpen
 from sprl_utils.scans.batch import Job, check_outputs
-from sprl_utils.scans.formats import stem
+from sprl_utils.scans.folders import find_subjects
+from sprl_utils.scans.formats import read_scan, stem, write_scan
 from sprl_utils.scans.progress import elapsed, progress
 from sprl_utils.scans.unfamiliar import origin, unfamiliar
-from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_volume
+from sprl_utils.volumes import check_pair
 
 #: Options that take several numbers.
 LISTS = ("--voxel-size", "--upsample", "--measured", "--axes")
@@ -300,7 +303,7 @@ def _hardware(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
 
 def _resolve_one(args: argparse.Namespace, job: Job, load: Callable, dtype: torch.dtype) -> None:
     start, name = time.monotonic(), job.source.name
-    scan = read_volume(job.source)
+    scan = read_scan(job.source)
     plan = make_plan(scan, _three(args.voxel_size), _three(args.upsample), args.measured)
     weights, card = find_weights(args.weights or plan.weights), read_card()
     entry = next((e for e in card.values() if e["sha256"] == sha256(weights)), None)
@@ -321,7 +324,7 @@ def _resolve_one(args: argparse.Namespace, job: Job, load: Callable, dtype: torc
                 str(dtype).removeprefix("torch."), doubts,
             )  # fmt: skip
             write_json(batch.sidecar_of(path), facts)
-        write_volume(path, image.data, image, f"sprl {__version__} {weights.name}: {what}")
+        write_scan(path, image.data, image, f"sprl {__version__} {weights.name}: {what}")
     if not args.quiet:
         size = " x ".join(f"{edge:.2f}" for edge in sharper.voxel_size)
         cut = " x ".join(map(str, plan.measured))
@@ -343,7 +346,7 @@ def _view(args: argparse.Namespace) -> int:
     _refuse_overwriting(target, args.force)
     from sprl_utils.extras.viewer import page  # half a second of imports that only this command needs
 
-    write_beside(target, page(scans))
+    write_beside(target, page(scans, read_scan))
     print(
         f"{' and '.join(s.name for s in scans)}: wrote {target} ({target.stat().st_size / 1e6:.0f} MB); "
         "open it in a browser"
@@ -352,7 +355,7 @@ def _view(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    sr, hr = read_volume(args.sr), read_volume(args.hr)
+    sr, hr = read_scan(args.sr), read_scan(args.hr)
     check_pair(args.sr.name, hr, sr, "SR")
     scale = np.float32(intensity_scale(hr.data))
     for name in metrics.METRICS:
@@ -363,9 +366,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _degrade(args: argparse.Namespace) -> int:
     batch.check_name(args.lr)
     check_outputs([args.lr], [args.hr], args.force)
-    hr = read_volume(args.hr)
+    hr = read_scan(args.hr)
     lr = truncate_kspace(hr.data, [args.keep if a in args.axes else None for a in range(3)])
-    write_volume(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space {origin(hr)}")
+    write_scan(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space {origin(hr)}")
     print(f"{args.hr.name}: wrote {args.lr}")
     return 0
 
@@ -399,7 +402,7 @@ def _train(args: argparse.Namespace) -> int:
 def _manifest(args: argparse.Namespace) -> int:
     _refuse_overwriting(args.output, args.force)
     found = find_subjects(args.root, lambda line: print(f"sprl manifest: {line}", file=sys.stderr))
-    subjects = assign_splits(found, args.rule, args.seed)
+    subjects = assign_splits(found, rule_named(args.rule), args.seed)
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)
     print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))

@@ -1,9 +1,10 @@
-"""Image files of any format in and out; whatever comes in leaves here as NIfTI, with its place in RAS+ mm."""
+"""Scans of more formats than the study's: ITK's and DICOM in, FreeSurfer's MGH out; and names of files.
+
+Everything is checked as `sprl_utils.volumes.read_volume` checks it, and leaves as NIfTI or MGH.
+"""
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -11,27 +12,31 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import SerializableImage
-from nibabel.openers import ImageOpener
 from nibabel.tripwire import TripWireError
-from scipy import io
 
 from sprl_utils.files import written_beside
 from sprl_utils.scans.dicom import from_dicom, is_dicom
+from sprl_utils.volumes import (
+    NIFTI,
+    Refused,
+    Volume,
+    check_shape,
+    check_type,
+    load_image,
+    placed,
+    read_volume,
+    says_where,
+    write_volume,
+)
 
-#: What `write_image` writes, chosen by the name.
-WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")
+MGH = (".mgz", ".mgh")
+#: What `write_scan` writes, chosen by the name.
+WRITTEN = (*NIFTI, *MGH)
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-PACKED = (".gz", ".bz2", ".zst", ".mgz")
 #: Endings of voxels -> those of the header that may lie beside them.
 HEADERS = {".img": ".hdr", ".img.gz": ".hdr.gz", ".rec": ".par", ".brik": ".head", ".brik.gz": ".head"}
-TEXT = (*ITK, ".par", ".head")  # these begin with text
-#: What `load_image` reads.
+#: What `read_scan` reads.
 ENDINGS = (*WRITTEN, ".nii.bz2", ".nii.zst", ".mnc", ".mat", *ITK, *HEADERS, *HEADERS.values())
-
-
-class Refused(ValueError):
-    """Why a file is not taken, without its name, which the caller knows."""
 
 
 # ---- names --------------------------------------------------------------------------------------------
@@ -59,138 +64,60 @@ def images_of(folder: Path) -> list[Path]:
     return [p for p in found if stem(p).lower() + HEADERS.get(ending(p).lower(), "/") not in names]
 
 
-def lacks_content(path: Path) -> str:
-    """Why a name has no image behind it; empty where it has one.
+# ---- in and out ---------------------------------------------------------------------------------------
 
-    git-annex and DataLad leave links and short texts where content was not fetched, Git LFS short texts.
+
+def read_scan(path: str | os.PathLike, subject: str = "") -> Volume:
+    """`sprl_utils.volumes.read_volume` for a file of `ENDINGS`, or DICOM of one series, a file or a folder.
+
+    A format without codes for its space gets sform code 1 (scanner); an NRRD without a space does not say
+    where it lies and has codes 0.
     """
-    if not path.exists():
-        return "a link whose target is missing" if path.is_symlink() else "none"
-    if path.is_file() and path.stat().st_size < 1024 and ending(path).lower() not in TEXT:
-        content = path.read_bytes()
-        if content.isascii() and b"\0" not in content:
-            return "a short text in place of an image" if content else "an empty file"
-    return ""
+    return read_volume(path, subject, _load)
 
 
-# ---- in -----------------------------------------------------------------------------------------------
-
-
-def load_image(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:
-    """Read an image with all its voxels.
-
-    Args:
-        paths: one file of a format of `ENDINGS`; DICOM of one series, a file or a folder; or two files:
-            BrainBrowser's MINC as uint8 ``.raw.gz`` and ``.header.gz``, which comes back in RAS+ order.
-
-    Returns:
-        The voxels in the file's own axis order, and a NIfTI image for header and affine. A format without
-        codes for its space gets sform code 1 (scanner). What does not say where it lies has codes 0: a
-        ``.mat`` with the original project's ``out_final``, or an NRRD without a space.
+def write_scan(path: str | os.PathLike, data: np.ndarray, like: Volume, description: str = "") -> None:
+    """`sprl_utils.volumes.write_volume`, or by the name FreeSurfer's MGH, which has no description.
 
     Raises:
-        Refused: a file that can be read, but is no image with one real number per voxel and known sides.
-        Exception: of a dozen kinds, from the libraries, where the file is damaged.
+        ValueError: another shape or ending, or MGH for an image that does not say where it lies.
     """
-    path = paths[0]
-    if len(paths) > 1:
-        image = _open_minc_pair(list(paths))
-    elif is_dicom(path):
-        return _load_dicom(path)
-    elif path.suffix.lower() == ".mat":
-        image = _open_mat(path)
-    elif ending(path).lower() in ITK:
-        image = _open_with_itk(path)
-    else:
-        image = _open_with_nibabel(path)
-    _check_type(image.get_data_dtype())
-    try:
-        data = _voxels(image)
-    except FileNotFoundError as error:
-        raise _half_missing(path, error) from error
-    return data, _as_nifti(image, data)
-
-
-def _check_type(dtype: np.dtype) -> None:
-    found = str(dtype)
-    if dtype.fields:
-        found = f"colours ({', '.join(dtype.fields)})"
-    elif dtype.kind == "c":
-        found = f"{dtype}, of which numpy.abs gives the magnitude"
-    elif dtype.kind in "fiub":
+    path = Path(path)
+    if path.suffix not in MGH:
+        write_volume(path, data, like, description)
         return
-    raise Refused(f"expected one real number per voxel, found {found}")
+    check_shape(path, data, like)
+    if not says_where(like.header):
+        raise ValueError(
+            f"output {path}: expected a scan that says where it lies, as MGH always does, found one with "
+            "sform and qform codes 0; write .nii.gz"
+        )
+    with written_beside(path) as beside:
+        nib.save(nib.MGHImage(np.asarray(data, dtype=np.float32), like.affine), beside)
 
 
-def _as_nifti(image: nib.spatialimages.SpatialImage, data: np.ndarray) -> nib.Nifti1Image:
-    """Header and affine as those of one NIfTI file; a NIfTI keeps its own."""
-    if isinstance(image, nib.Nifti1Pair):
-        kind = nib.Nifti2Image if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Image
-        return image if type(image) is kind else kind(image.dataobj, image.affine, image.header)
-    return _placed(data, image.affine)
-
-
-def _placed(data: np.ndarray, affine: np.ndarray, code: int = 1) -> nib.Nifti1Image:
-    """A new NIfTI image; nibabel alone would set no code where an affine equals NIfTI's default."""
-    with np.errstate(over="ignore"):  # refused later, as not finite
-        image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code)
-    image.set_qform(affine, code)
-    if not np.allclose(image.get_qform(), affine, atol=1e-3):
-        image.set_qform(affine, 0)  # a qform has no shears
-    return image
-
-
-def _open_with_nibabel(path: Path) -> nib.spatialimages.SpatialImage:
+def _load(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:
+    """`sprl_utils.volumes.load_image` for more formats, and with reasons in words for nibabel's errors."""
+    path = paths[0]
+    if is_dicom(path):
+        return _load_dicom(path)
+    if path.is_dir():
+        raise Refused("expected a file, found a folder without DICOM")
+    if ending(path).lower() in ITK:
+        return _load_with_itk(path)
     try:
-        image = nib.load(path)
+        return load_image(paths)
     except FileNotFoundError as error:
-        raise _half_missing(path, error) from error
+        other = Path(error.filename or "").name
+        if other.lower() == path.name.lower():  # nibabel looks for the name in lower case
+            raise Refused(f"expected an ending in lower or in upper case, found {ending(path)}") from error
+        raise Refused(f"expected its other half {other} beside it, found none") from error
     except (ImportError, TripWireError) as error:
         package = "h5py" if isinstance(error, ImportError) else "backports.zstd"
         raise Refused(f"expected the package {package} for this format, found it not installed") from error
-    if not isinstance(image, nib.spatialimages.SpatialImage):
-        raise Refused(f"expected an image of voxels, found {type(image).__name__}")
-    if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Pair):
-        matrix = image.file_map.get("mat")  # SPM's file with the place
-        if not (matrix and matrix.filename and os.path.isfile(matrix.filename)):
-            raise Refused(
-                "expected a header that says which side is left, found Analyze 7.5, which does not; "
-                "convert it to NIfTI with a program that knows where it comes from"
-            )
-    return image
 
 
-def _half_missing(path: Path, error: FileNotFoundError) -> Refused:
-    """The file itself is there, but nibabel looks for another of its name, or for the name in lower case."""
-    other = Path(error.filename or "").name
-    if other.lower() == path.name.lower():
-        return Refused(f"expected an ending in lower or in upper case, found {ending(path)}")
-    return Refused(f"expected its other half {other} beside it, found none")
-
-
-def _voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """All voxels. A packed file is read to its very end, where its checksum is; nibabel stops before it."""
-    packed = [h.filename for h in image.file_map.values() if str(h.filename).lower().endswith(PACKED)]
-    if packed and isinstance(image, SerializableImage):  # one file: unpacked once
-        with ImageOpener(packed[0]) as stream:
-            data = np.asarray(type(image).from_stream(stream.fobj).dataobj)
-            _read_to_end(stream)
-        return data
-    data = np.asarray(image.dataobj)
-    for file in packed:
-        with ImageOpener(file) as stream:
-            _read_to_end(stream)
-    return data
-
-
-def _read_to_end(stream: ImageOpener) -> None:
-    while stream.read(2**20):
-        pass
-
-
-def _open_with_itk(path: Path) -> nib.Nifti1Image:
+def _load_with_itk(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
     """ITK's axes point left, posterior and superior, its arrays are ``(z, y, x)``."""
     import SimpleITK as sitk  # half a second
 
@@ -200,15 +127,15 @@ def _open_with_itk(path: Path) -> nib.Nifti1Image:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
     if (components := image.GetNumberOfComponentsPerPixel()) > 1:
         raise Refused(f"expected one real number per voxel, found {components}")
-    data = sitk.GetArrayViewFromImage(image).T
-    _check_type(data.dtype)
+    data = sitk.GetArrayFromImage(image).T
+    check_type(data.dtype)
     if image.GetDimension() != 3:
-        return _placed(data, np.eye(4), code=0)  # refused later, by its shape
+        return data, placed(data, np.eye(4), code=0)  # refused later, by its shape
     to_ras = np.diag([-1, -1, 1])
     directions = to_ras @ np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine = nib.affines.from_matvec(directions, to_ras @ image.GetOrigin())
-    says_where = not ending(path).lower().startswith(".n") or image.HasMetaDataKey("NRRD_space")
-    return _placed(data, affine, code=int(says_where))
+    has_space = not ending(path).lower().startswith(".n") or image.HasMetaDataKey("NRRD_space")
+    return data, placed(data, affine, code=int(has_space))
 
 
 def _load_dicom(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
@@ -223,84 +150,3 @@ def _load_dicom(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
                 "convert the folder with dcm2niix and take one of the files"
             )
         return load_image(found)
-
-
-def _open_mat(path: Path) -> nib.Nifti1Image:
-    try:
-        variables = io.loadmat(path)
-    except NotImplementedError as error:
-        raise Refused("expected a .mat of version 7 or older, found version 7.3") from error
-    if "out_final" not in variables:
-        names = [name for name in variables if not name.startswith("__")]
-        raise Refused(f"expected the variable out_final, found {', '.join(names) or 'no variable'}")
-    data = variables["out_final"]
-    if data.dtype.kind not in "fiubc":
-        raise Refused(f"expected out_final to be numbers, found {data.dtype}")
-    _check_type(data.dtype)
-    return _placed(data, np.eye(4), code=0)
-
-
-def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
-    """MINC: a voxel lies at the sum over axes of (start + index * step) * direction cosines."""
-    headers = [path for path in paths if ".header" in path.name]
-    raws = [path for path in paths if ".raw" in path.name]
-    if len(paths) != 2 or len(headers) != 1 or len(raws) != 1:
-        raise Refused(f"expected one .raw.gz and one .header.gz, found {[path.name for path in paths]}")
-    header = json.loads(gzip.decompress(headers[0].read_bytes()))
-    raw = np.frombuffer(gzip.decompress(raws[0].read_bytes()), dtype=np.uint8)
-    axes = [header[name] for name in header["order"]]
-    shape = [axis["space_length"] for axis in axes]
-    if raw.size != np.prod(shape):
-        raise Refused(f"expected {np.prod(shape)} bytes for the matrix {shape}, found {raw.size}")
-    cosines = np.array([axis["direction_cosines"] for axis in axes]).T
-    affine = np.eye(4)
-    affine[:3, :3] = cosines * [axis["step"] for axis in axes]
-    affine[:3, 3] = cosines @ [axis["start"] for axis in axes]
-    return nib.as_closest_canonical(nib.Nifti1Image(raw.reshape(shape), affine))
-
-
-# ---- out ----------------------------------------------------------------------------------------------
-
-
-def save_image(
-    path: str | os.PathLike,
-    data: np.ndarray,
-    affine: np.ndarray,
-    header: nib.Nifti1Header,
-    description: str = "",
-) -> None:
-    """Write float32 NIfTI-1 or, by the name, FreeSurfer's MGH, beside the target and then renamed into place.
-
-    Args:
-        path: ends in one of `WRITTEN`.
-        data: ``(x, y, z)``.
-        header: NIfTI keeps it, with both codes; with codes 0 the affine counts for its voxel size alone.
-            MGH, which has no codes, takes the place from ``affine``.
-        description: for NIfTI's field of 79 characters; MGH has none.
-
-    Raises:
-        ValueError: another ending, or MGH for an image that does not say where it lies.
-    """
-    path = Path(path)
-    if not path.name.endswith(WRITTEN):
-        raise ValueError(f"output {path}: expected a name ending in {', '.join(WRITTEN)}, found {path.name}")
-    placed = any(header[f"{form}form_code"] for form in "sq")
-    data = np.asarray(data, dtype=np.float32)
-    if path.suffix in (".mgz", ".mgh"):
-        if not placed:
-            raise ValueError(
-                f"output {path}: expected a scan that says where it lies, as MGH always does, found one with "
-                "sform and qform codes 0; write .nii.gz"
-            )
-        image = nib.MGHImage(data, affine)
-    else:
-        # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
-        kind = nib.Nifti2Image if max(data.shape) > np.iinfo(np.int16).max else nib.Nifti1Image
-        image = kind(data, affine if placed else None, header)
-        image.set_data_dtype(np.float32)
-        if not placed:
-            image.header.set_zooms(nib.affines.voxel_sizes(affine))
-        if description:
-            image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    with written_beside(path) as beside:
-        nib.save(image, beside)

@@ -21,13 +21,14 @@ from sprl_utils.extras.weights import find_weights
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_beside
 from sprl_utils.manifest import read_manifest
+from sprl_utils.masks import head_masks, intensity_scale
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import environment, repo_root, tune_process, write_json
 from sprl_utils.scans.apply import make_plan, on_grid, sharpen
 from sprl_utils.scans.cuts import resample
 from sprl_utils.training import central_box
-from sprl_utils.volumes import Volume, head_masks, intensity_scale, read_volume
+from sprl_utils.volumes import Volume, read_volume
 
 #: How many voxels are averaged per axis: slices of 2, 4 and 5 mm, cubes of 2 mm, slices and rows.
 CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))

@@ -1,0 +1,132 @@
+"""Subjects of a manifest from a folder of scans: BIDS, the Human Connectome Project, pairs of HR and LR."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sprl_utils.manifest import ID, Subject
+from sprl_utils.original.hcp import VOLUME, hcp_on_s3
+from sprl_utils.scans.dicom import is_dicom
+from sprl_utils.scans.formats import ITK, ending, images_of, stem
+from sprl_utils.volumes import lacks_content
+
+#: Gets one line for each file or folder that is left out, with the reason.
+Tell = Callable[[str], object]
+
+
+def find_subjects(root: str | os.PathLike, tell: Tell = warnings.warn) -> list[Subject]:
+    """Subjects in a folder, by the layout it has; without a split.
+
+    - ``s3://bucket/folder``: HCP's layout, with one folder per subject. Only the folders are listed.
+    - The Human Connectome Project: ``<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
+    - BIDS: ``sub-<label>[/ses-<label>]/anat/*_T1w.nii[.gz]``; all scans of a label are one leakage group.
+    - ``HR/<name>`` with the same ``LR/<name>``: pairs on one grid; or ``HR/`` alone.
+
+    Left out are images that are no magnitude image of T1w (by their BIDS names), BIDS' folders of derivatives
+    and source data, formats that the notebooks do not read, and files whose content was not fetched
+    (git-annex, DataLad, Git LFS).
+
+    Raises:
+        FileNotFoundError: none of these is there, or an HR without its LR.
+        ValueError: a file name that cannot be an id, or two files with one id.
+    """
+    if str(root).startswith("s3://"):
+        return _s3_subjects(str(root).rstrip("/"))
+    root = Path(root).expanduser().resolve()
+    hcp = sorted(root.glob(VOLUME.format("*")))
+    bids = [image for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for image in _images(root, pattern)]
+    pairs = _images(root, "HR")
+    if hcp:
+        found = [_local(p.parents[3].name, p) for p in _kept(hcp, tell)]
+    elif bids:
+        found = _bids_subjects(root, sorted(bids), tell)
+    elif pairs:
+        found = _paired_subjects(root, pairs, tell)
+    else:
+        only = "DICOM, which dcm2niix or a BIDS converter turns into NIfTI" if is_dicom(root) else "none"
+        raise FileNotFoundError(
+            f"{root}: expected HCP's layout, BIDS (sub-*/anat/*_T1w.nii.gz) or HR/*.nii.gz, found {only}"
+        )
+    if not found:
+        raise FileNotFoundError(f"{root}: expected T1w scans with their content, found none")
+    for subject_id, count in Counter(s.id for s in found).items():
+        if count > 1:
+            raise ValueError(f"{root}: expected one file for subject {subject_id}, found {count}")
+    return found
+
+
+def _bids_subjects(root: Path, images: Sequence[Path], tell: Tell) -> list[Subject]:
+    for folder in filter(Path.is_dir, (root / "derivatives", root / "sourcedata")):
+        tell(f"{folder}: left out: no raw data of BIDS")
+    scans = _kept(images, tell, _no_t1w)
+    return [_local(stem(p)[: -len("_T1w")], p, p.relative_to(root).parts[0]) for p in scans]
+
+
+def _paired_subjects(root: Path, images: Sequence[Path], tell: Tell) -> list[Subject]:
+    scans = _kept(images, tell)
+    if not (root / "LR").is_dir():
+        return [_local(stem(hr), hr) for hr in scans]
+    pairs = {root / "LR" / hr.name: hr for hr in scans}
+    for lr in (lr for lr in pairs if not os.path.lexists(lr)):
+        raise FileNotFoundError(f"subject {stem(lr)}: expected its LR at {lr}, found no such file")
+    return [replace(_local(stem(lr), pairs[lr]), lr=str(lr)) for lr in _kept(pairs, tell)]
+
+
+def _images(root: Path, pattern: str) -> list[Path]:
+    return [image for folder in sorted(root.glob(pattern)) if folder.is_dir() for image in images_of(folder)]
+
+
+def _kept(files: Iterable[Path], tell: Tell, why_not: Callable[[Path], str] = lambda _: "") -> list[Path]:
+    """The files with content for which ``why_not`` gives no reason; each other gets a line."""
+    kept = []
+    for file in files:
+        if reason := why_not(file) or _unread(file) or lacks_content(file):
+            tell(f"{file}: left out: {reason}")
+        else:
+            kept.append(file)
+    return kept
+
+
+def _unread(file: Path) -> str:
+    is_itk = ending(file).lower() in ITK
+    return "a format that the notebooks do not read; convert it to NIfTI" if is_itk else ""
+
+
+def _no_t1w(file: Path) -> str:
+    """Why a file of BIDS is no magnitude image of T1w, by its name; empty where it is one."""
+    *entities, suffix = stem(file).lower().split("_")
+    if suffix != "t1w":
+        return "no T1w image"
+    part = next((e for e in entities if e in ("part-phase", "part-real", "part-imag")), "")
+    return f"no magnitude image ({part})" if part else ""
+
+
+def _s3_subjects(root: str) -> list[Subject]:
+    import fsspec  # with s3fs: no one else needs them
+
+    try:
+        folders = fsspec.filesystem("s3").ls(root, detail=False)
+    except Exception as error:  # botocore has its own for each: no credentials, no bucket, no network
+        raise FileNotFoundError(
+            f"{root}: expected a folder that your credentials open, found {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    names = (folder.rstrip("/").rsplit("/", 1)[-1] for folder in folders)
+    if not (ids := sorted(name for name in names if name.isdigit())):
+        raise FileNotFoundError(f"{root}: expected HCP's layout, one folder per subject, found none")
+    return [hcp_on_s3(root, i) for i in ids]
+
+
+def _local(subject_id: str, file: Path, group: str = "") -> Subject:
+    if not re.fullmatch(ID, subject_id):
+        raise ValueError(
+            f"subject {subject_id}: {file}: expected a name of letters, digits, '.', '-' or '_', "
+            f"found {subject_id!r}"
+        )
+    return Subject(subject_id, "local", str(file), group=group or subject_id)
