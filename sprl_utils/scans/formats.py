@@ -18,9 +18,11 @@ from scipy import io
 
 from sprl_utils.files import written_beside
 from sprl_utils.scans.dicom import from_dicom, is_dicom
+from sprl_utils.scans.headers import save_mgh
 
 #: What `write_image` writes, chosen by the name.
-WRITTEN = (".nii.gz", ".nii", ".mgz", ".mgh")
+MGH = (".mgz", ".mgh")
+WRITTEN = (".nii.gz", ".nii", *MGH)
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 PACKED = (".gz", ".bz2", ".zst", ".mgz")
 #: Endings of voxels -> those of the header that may lie beside them.
@@ -55,8 +57,13 @@ def images_of(folder: Path) -> list[Path]:
     Hidden files are left out: macOS puts one beside each file on other systems' disks.
     """
     found = sorted(p for p in folder.iterdir() if ending(p) and not p.name.startswith("."))
-    names = {p.name.lower() for p in found}
-    return [p for p in found if stem(p).lower() + HEADERS.get(ending(p).lower(), "/") not in names]
+    listed = {str(p).lower() for p in found}
+    return [p for p in found if not is_voxels_of(p, listed)]
+
+
+def is_voxels_of(path: Path, listed: set[str]) -> bool:
+    """Whether a file holds the voxels to a header that is among ``listed``, paths in small letters."""
+    return str(path.with_name(stem(path))).lower() + HEADERS.get(ending(path).lower(), "/") in listed
 
 
 def lacks_content(path: Path) -> str:
@@ -262,6 +269,25 @@ def _open_minc_pair(paths: list[Path]) -> nib.Nifti1Image:
 # ---- out ----------------------------------------------------------------------------------------------
 
 
+def check_target(path: Path, header: nib.Nifti1Header | None = None) -> None:
+    """Refuse a name by whose ending no image can be written, or, given a ``header``, not the one with that.
+
+    Raises:
+        ValueError: an ending not in `WRITTEN`, or MGH for an image that does not say where it lies.
+    """
+    if not path.name.endswith(WRITTEN):
+        raise ValueError(f"{path}: expected a name ending in {', '.join(WRITTEN)}, found {path.name}")
+    if header is not None and path.suffix in MGH and not _says_where(header):
+        raise ValueError(
+            f"{path}: expected a scan that says where it lies, as MGH always does, found one with "
+            "sform and qform codes 0; write .nii.gz"
+        )
+
+
+def _says_where(header: nib.Nifti1Header) -> bool:
+    return any(header[f"{form}form_code"] for form in "sq")
+
+
 def save_image(
     path: str | os.PathLike,
     data: np.ndarray,
@@ -276,31 +302,25 @@ def save_image(
         data: ``(x, y, z)``.
         header: NIfTI keeps it, with both codes; with codes 0 the affine counts for its voxel size alone.
             MGH, which has no codes, takes the place from ``affine``.
-        description: for NIfTI's field of 79 characters; MGH has none.
+        description: for NIfTI's field of 79 characters, or MGH's unused bytes.
 
     Raises:
-        ValueError: another ending, or MGH for an image that does not say where it lies.
+        ValueError: as `check_target`.
     """
     path = Path(path)
-    if not path.name.endswith(WRITTEN):
-        raise ValueError(f"output {path}: expected a name ending in {', '.join(WRITTEN)}, found {path.name}")
-    placed = any(header[f"{form}form_code"] for form in "sq")
+    check_target(path, header)
     data = np.asarray(data, dtype=np.float32)
-    if path.suffix in (".mgz", ".mgh"):
-        if not placed:
-            raise ValueError(
-                f"output {path}: expected a scan that says where it lies, as MGH always does, found one with "
-                "sform and qform codes 0; write .nii.gz"
-            )
-        image = nib.MGHImage(data, affine)
-    else:
-        # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
-        kind = nib.Nifti2Image if max(data.shape) > np.iinfo(np.int16).max else nib.Nifti1Image
-        image = kind(data, affine if placed else None, header)
-        image.set_data_dtype(np.float32)
-        if not placed:
-            image.header.set_zooms(nib.affines.voxel_sizes(affine))
-        if description:
-            image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    if path.suffix in MGH:
+        with written_beside(path) as beside:
+            save_mgh(beside, data, affine, description)
+        return
+    # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
+    kind = nib.Nifti2Image if max(data.shape) > np.iinfo(np.int16).max else nib.Nifti1Image
+    image = kind(data, affine if _says_where(header) else None, header)
+    image.set_data_dtype(np.float32)
+    if not _says_where(header):
+        image.header.set_zooms(nib.affines.voxel_sizes(affine))
+    if description:
+        image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with written_beside(path) as beside:
         nib.save(image, beside)
