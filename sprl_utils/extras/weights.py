@@ -22,6 +22,8 @@ from sprl_utils.provenance import repo_root, write_json
 from sprl_utils.volumes import read_volume, voxels_sha256
 
 FOLDER = Path(__file__).with_name("weights")
+#: The card without its table.
+TEMPLATE = Path(__file__).with_name("card.md")
 #: Profile of the study -> the name that its generator is shipped by.
 STUDIES = {
     "study_all": "mDCSRN_4x4",
@@ -35,31 +37,6 @@ STUDIES = {
 NETWORK = "mDCSRN"
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
 SAME_LR = 1e-3
-CARD = """# Model card
-
-`python -m sprl_utils.extras.weights` makes this page from the study's runs; it is not written by hand.
-
-The last two columns give PSNR and SSIM on heads held out, minus those of zero-filled LR. The weights for use
-learned from everybody, so nobody is left to judge them: read the rows of those without one person.
-
-{table}
-
-**Recipe.** mDCSRN b4u4 (411,648 parameters), L1. `card.json` lists cubes, commit and hardware, and the profile
-named by `made_by` lists all settings. `data_manifest/README.md` describes the data and their terms.
-
-**Use.** `sprl super-resolve scan.nii.gz sharper.nii.gz` in a shell, or in Python
-`sprl_utils.networks.load_generator(sprl_utils.extras.weights.shipped("mDCSRN_4x4"))`: one map in and out,
-zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels above 0.
-
-**Terms.** Those of the repository (MIT). It cannot speak for the images that the weights learned from:
-`data_manifest/README.md` quotes what the packages say that carry them.
-
-**Limits.** The weights learned from T1-weighted heads of adults at 1 mm: two people at most, group averages
-and synthetic heads, with one seed. The recipe was chosen while bb was trained on. Low resolution was simulated
-by cutting k-space on two axes, on HR's intensity scale. The weights never saw thick slices, or scans coarse
-on one or three axes; `results/thick/` compares them with a cubic spline there. What the network adds is a
-guess: not for diagnosis.
-"""
 
 
 def shipped(name: str = "mDCSRN_4x4") -> Path:
@@ -209,7 +186,8 @@ def as_markdown(card: Mapping[str, dict]) -> str:
         }
         for name, entry in card.items()
     )
-    return CARD.format(table=table.to_markdown(index=False, tablefmt="github", disable_numparse=True))
+    rows = table.to_markdown(index=False, disable_numparse=True)
+    return TEMPLATE.read_text(encoding="utf-8").format(table=rows)
 
 
 def _gains(rows: Sequence[dict], data_consistency: bool) -> str:
