@@ -237,3 +237,10 @@ def test_a_cut_is_looked_for_whatever_is_asked(asked):
     plan = make_plan(scan, **asked)
     assert plan.measured == (48, 32, 16)
     assert plan.weights == "mDCSRN_4x4"
+
+
+@pytest.mark.parametrize(
+    ("factors", "name"), [((1, 2, 2), "2x2"), ((1, 1, 2.5), "2x2"), ((1, 1, 4), "4x4"), ((1, 4, 2), "4x4")]
+)
+def test_a_scan_gets_the_weights_of_the_nearest_reduction(factors, name):
+    assert make_plan(volume_of(blob()), upsample=factors).weights == f"mDCSRN_{name}"

@@ -169,6 +169,18 @@ def test_results_in_the_same_folder_are_no_scans(tmp_path, resolve, capsys, no_n
     assert "expected scans" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mgz", ".mgh"])
+def test_a_result_of_any_format_is_no_scan(tmp_path, resolve, capsys, no_network, ending):
+    scan = save(tmp_path / "a.nii.gz", blob())
+    assert resolve(scan, tmp_path / f"sharper{ending}", "--uncertainty") == 0
+    written = nib.load(tmp_path / f"sharper{ending}")  # by a library that knows of no text there
+    np.testing.assert_array_equal(written.get_fdata(), nib.load(scan).get_fdata())
+    np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
+    assert resolve(tmp_path, tmp_path / "out") == 0
+    assert "results of sprl: sharper" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a_sr.nii.gz"]
+
+
 def test_a_batch_is_resumed(tmp_path, resolve, capsys, monkeypatch, no_network):
     """Killed at the second of three, it goes on there; what it had written is not touched."""
     for name in "abc":
@@ -286,6 +298,22 @@ def test_a_sidecar_outside_of_bids_is_written_on_demand(tmp_path, resolve, no_ne
 
 
 # ---- places -------------------------------------------------------------------------------------------
+
+
+def test_a_sidecar_of_the_scan_is_not_replaced(tmp_path, resolve, capsys, no_network):
+    scan = tmp_path / "a.mgz"
+    nib.save(nib.MGHImage(blob(), AFFINE), scan)
+    (tmp_path / "a.json").write_text("from the scanner")
+    assert resolve(scan, tmp_path / "a.nii.gz", "--sidecar", "--force") == 1
+    assert "a.json: expected another name than the input's" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_text() == "from the scanner"
+
+
+def test_a_scan_that_mgh_cannot_place_is_refused_before_the_work(tmp_path, resolve, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "sharpen", None)
+    nib.save(nib.Nifti1Image(blob(), None), tmp_path / "scan.nii")
+    assert resolve(tmp_path / "scan.nii", tmp_path / "out.mgz") == 1
+    assert "expected a scan that says where it lies" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, resolve, capsys, no_network):

@@ -141,8 +141,9 @@ def test_a_degraded_training_head_is_known_again(learned, tmp_path):
     """What README shows, ``sprl degrade`` and then ``sprl super-resolve``, measures nothing on it."""
     path, told = learned
     lr, other = tmp_path / "lr.nii.gz", tmp_path / "other.nii.gz"
-    assert main(["degrade", str(path), str(lr)]) == 0
-    assert len(told(lr)) == 1
+    for file in (lr, tmp_path / "lr.mgz", tmp_path / "lr.mgh"):
+        assert main(["degrade", str(path), str(file)]) == 0
+        assert len(told(file)) == 1
     nib.save(nib.Nifti1Image(HEAD + 1, np.eye(4)), other)
     assert main(["degrade", str(other), str(lr), "--force"]) == 0
     assert not told(lr)

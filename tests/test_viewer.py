@@ -10,7 +10,7 @@ from test_report import browser, needs_browser, open_page  # noqa: F401 (browser
 
 from sprl_utils import figures
 from sprl_utils.extras import viewer
-from sprl_utils.scans import cli
+from sprl_utils.scans import page as pages
 from sprl_utils.scans.cli import main
 
 
@@ -139,10 +139,10 @@ def test_two_scans_show_one_place(tmp_path, browser):  # noqa: F811
 )
 def test_what_a_browser_cannot_draw_makes_no_page(tmp_path, monkeypatch, capsys, shape, move, words):
     """Of the large one a stand-in is read: 216 million voxels as one number with strides of 0."""
-    small = viewer.Volume(np.arange(729, dtype=np.float32).reshape(9, 9, 9), np.eye(4), nib.Nifti1Header())
+    small = pages.Volume(np.arange(729, dtype=np.float32).reshape(9, 9, 9), np.eye(4), nib.Nifti1Header())
     place = nib.affines.from_matvec(np.eye(3), [move] * 3)
-    other = viewer.Volume(np.broadcast_to(np.float32(1), shape), place, nib.Nifti1Header())
-    monkeypatch.setattr(cli, "read_scan", lambda path: small if path.name == "a.nii" else other)
+    other = pages.Volume(np.broadcast_to(np.float32(1), shape), place, nib.Nifti1Header())
+    monkeypatch.setattr(pages, "read_scan", lambda path: small if path.name == "a.nii" else other)
     assert main(["view", str(tmp_path / "a.nii"), str(tmp_path / "b.nii")]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())

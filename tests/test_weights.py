@@ -27,6 +27,10 @@ def root(tmp_path) -> Path:
     save_weights(Generator(), tmp_path / made)
     (tmp_path / "results").mkdir()
     results = Path(shutil.copytree(DEMO, tmp_path / "results/study_colin27"))
+    scores = pd.read_csv(results / "metrics.csv")
+    own = scores[scores["source_run"] == "demo"].assign(source_run="study_colin27")
+    others = scores[scores["source_run"] == "study_bb"]  # stays in the table, and is not this run's score
+    pd.concat([others, own]).to_csv(results / "metrics.csv", index=False)
     facts = json.loads((results / "02_environment.json").read_text())
     facts["outputs"] = {made: sha256(tmp_path / made)}
     (results / "02_environment.json").write_text(json.dumps(facts))
@@ -42,16 +46,17 @@ def test_the_card_says_what_the_run_wrote(root, tmp_path):
     assert entry["sha256"] == sha256(file) and entry["trained_on"] == ["oasis", "cn200"]
     load_generator(file)
 
-    scores = pd.read_csv(DEMO / "metrics.csv").set_index(["subject", "region", "method"])["psnr"]
-    told = {(row["head"], row["region"], row["method"]): row for row in entry["held_out"]}
-    assert {key[:2] for key in told} == {
-        (h, r) for h in ("colin27", "bb1", "bb2") for r in ("whole", "brain")
-    }
-    for (head, region, method), row in told.items():
-        assert row["psnr"] == round(scores[head, region, method], 6)
-        gain = scores[head, region, method] - scores[head, region, "zero-filled"]
+    scores = pd.read_csv(DEMO / "metrics.csv").query("source_run == 'demo'")
+    scores = scores.set_index(["subject", "region", "network", "data_consistency"])["psnr"]
+    rows = {(row["head"], row["region"], row["data_consistency"]): row for row in entry["held_out"]}
+    heads = ("colin27", "bb1", "bb2")
+    assert set(rows) == {(h, r, c) for h in heads for r in ("whole", "brain") for c in (False, True)}
+    for (head, region, consistent), row in rows.items():
+        psnr = scores[head, region, "mDCSRN", consistent]
+        assert row["psnr"] == round(psnr, 6) and row["network"] == "mDCSRN"
+        gain = psnr - scores[head, region, "zero-filled", False]
         assert row["psnr_over_zero_filled"] == pytest.approx(gain, abs=1e-4)
-    brain = told["colin27", "brain", "mDCSRN"]["psnr_over_zero_filled"]
+    brain = rows["colin27", "brain", False]["psnr_over_zero_filled"]
     assert f"colin27, brain: {brain:+.2f} dB" in (folder / "README.md").read_text()
 
 
@@ -81,29 +86,24 @@ def test_weights_of_another_run_get_no_card(root, tmp_path):
 
 
 def test_held_out_rows_stand_beside_the_same_heads_alone(root):
-    scores = pd.read_csv(DEMO / "metrics.csv")
+    scores = pd.read_csv(DEMO / "metrics.csv").query("source_run == 'demo'")
     moved = scores["subject"].eq("bb1")
     scores.loc[moved, "psnr"] += 0.01  # another LR
     rows = weights.held_out_rows(scores, root / "results")
     assert set(rows["subject"]) == {"colin27", "bb2"}
-    assert all(method.startswith(weights.LONG) for method in rows["method"])
-    rows = rows[rows["method"] == weights.LONG]
-    assert set(rows.columns) >= set(scores.columns) and len(rows) == 4  # two regions
-    assert set(rows["source_run"]) == {"study_colin27"} and rows["seconds"].isna().all()
-    told = pd.read_csv(DEMO / "metrics.csv").query("subject == 'bb2' and method == 'mDCSRN'")["psnr"]
-    assert list(rows.query("subject == 'bb2'")["psnr"]) == list(told)
+    assert set(rows["network"]) == {"mDCSRN"} and set(rows["source_run"]) == {"study_colin27"}
+    assert set(rows.columns) >= set(scores.columns) and rows["seconds"].isna().all()
+    assert len(rows) == 8  # two heads, two regions, with and without data consistency
+    own = scores.query("subject == 'bb2' and network == 'mDCSRN'")["psnr"]
+    assert list(rows.query("subject == 'bb2'")["psnr"]) == list(own)
     assert weights.held_out_rows(scores, root / "results", "study_colin27").empty  # its own
     assert weights.held_out_rows(scores, root / "nowhere").empty
 
 
-def test_which_weights_a_scan_gets(monkeypatch, tmp_path):
+def test_a_name_is_of_shipped_weights_and_a_path_of_ones_own(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    for name in ("mDCSRN_4x4", "mDCSRN_2x2"):
-        (tmp_path / f"{name}.safetensors").touch()
-    assert weights.find_weights(None).stem == "mDCSRN_4x4"
-    assert weights.find_weights(None, (1, 2, 2)).stem == "mDCSRN_2x2"
-    assert weights.find_weights(None, (1, 1, 4)).stem == "mDCSRN_4x4"
-    assert weights.find_weights("mDCSRN_2x2", (1, 4, 4)).stem == "mDCSRN_2x2"
+    (tmp_path / "mDCSRN_2x2.safetensors").touch()
+    assert weights.find_weights("mDCSRN_2x2") == tmp_path / "mDCSRN_2x2.safetensors"
     assert weights.find_weights("own.safetensors") == Path("own.safetensors")
     assert weights.find_weights("runs/own") == Path("runs/own")
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sprl_utils.evaluation import CONSISTENT
 from sprl_utils.files import sha256, write_beside, written_beside
 from sprl_utils.networks import load_generator
 from sprl_utils.provenance import repo_root, write_json
 from sprl_utils.volumes import read_volume, voxels_sha256
 
 FOLDER = Path(__file__).with_name("weights")
+#: The card without its table.
+TEMPLATE = Path(__file__).with_name("card.md")
 #: Profile of the study -> the name that its generator is shipped by.
 STUDIES = {
     "study_all": "mDCSRN_4x4",
@@ -32,39 +33,10 @@ STUDIES = {
     "study_colin27_2x2": "mDCSRN_2x2_without_colin27",
     "study_bb_2x2": "mDCSRN_2x2_without_bb",
 }
-#: Whose scores on people held out the card tells: the network as it is, and with the measured k-space.
-METHODS = ("mDCSRN", "mDCSRN" + CONSISTENT)
-#: Method under which rows of the study's weights, without that person, stand beside those of another run.
-LONG = "mDCSRN, long training"
+#: The network, in the column of that name, that is shipped.
+NETWORK = "mDCSRN"
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
 SAME_LR = 1e-3
-CARD = """# Model card
-
-Made by `python -m sprl_utils.extras.weights` from the study's runs; not written by hand.
-
-PSNR and SSIM are those on heads held out, minus what zero-filled LR scores there; the weights for use were
-trained on everybody, so nobody is left to judge them: read those without one person.
-
-| weights | trained on | synthetic heads | steps | held out | the same, measured k-space put back |
-|---|---|---|---|---|---|
-{rows}
-
-**Recipe.** mDCSRN b4u4 (411,648 parameters), L1; cubes, commit and hardware in `card.json`, all settings in
-the profile that `made_by` names there; data and their terms in `data_manifest/README.md`.
-
-**Use.** `sprl super-resolve scan.nii.gz sharper.nii.gz` (or `python -m sprl_utils super-resolve ...`), and
-`sprl_utils.networks.load_generator(sprl_utils.extras.weights.shipped("mDCSRN_4x4"))` in Python: one map
-in and out, zero-filled LR on HR's grid, divided by the 99.5th percentile of its voxels above 0.
-
-**Terms.** Those of the repository (MIT). It cannot speak for the images that they learned from:
-`data_manifest/README.md` quotes what the packages say that carry them.
-
-**Limits.** T1-weighted heads of adults at 1 mm. Learned from two people at most, group averages and
-synthetic heads; one seed. The recipe was chosen while bb was trained on. Low resolution was simulated by
-cutting k-space on two axes, on HR's intensity scale. Thick slices and scans coarse on one or three axes were
-never shown to them; `results/thick/` compares them with a cubic spline there. What the network adds is a
-guess: not for diagnosis.
-"""
 
 
 def shipped(name: str = "mDCSRN_4x4") -> Path:
@@ -80,18 +52,12 @@ def shipped(name: str = "mDCSRN_4x4") -> Path:
     return path
 
 
-def find_weights(given: str | None, factors: Sequence[float] | None = None) -> Path:
-    """Path of weights: one's own, shipped ones by name, or (None) the shipped ones for a scan.
-
-    Args:
-        factors: by which the scan's matrix exceeds what was measured; None, or 1 on all axes: not known.
-            Below 3, the scan is for the weights that learned from half of k-space.
+def find_weights(given: str) -> Path:
+    """Path of weights: one's own, or shipped ones by name.
 
     Raises:
-        FileNotFoundError: no such file, or none shipped by that name.
+        FileNotFoundError: none shipped by that name.
     """
-    if given is None:
-        return shipped("mDCSRN_2x2" if factors is not None and 1 < max(factors) < 3 else "mDCSRN_4x4")
     return shipped(given) if Path(given).name == given and not Path(given).suffix else Path(given)
 
 
@@ -99,6 +65,9 @@ def read_card(folder: Path = FOLDER) -> dict[str, dict]:
     """What `take_over` wrote of each file of shipped weights, by its name; empty where none are shipped."""
     path = folder / "card.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# ---- scores on people held out ------------------------------------------------------------------------
 
 
 def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.DataFrame:
@@ -110,25 +79,47 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
         profile: whose scores they are; its own results are no news to it.
 
     Returns:
-        Rows as in ``scores``, of `LONG` in place of mDCSRN, for those heads and regions on which
-        zero-filling scores the same in both: there HR and LR are the same. ``source_run`` names the study,
-        and ``seconds`` is NaN, because another machine took them. Empty where there are none.
+        Rows as in ``scores``, for those heads and regions on which zero-filling scores the same in both:
+        there HR and LR are the same. ``source_run`` names the study, and ``seconds`` is NaN, because another
+        machine took them. Empty where there are none.
     """
-    keys = ["subject", "region"]
-    lr = scores[scores["method"] == "zero-filled"].set_index(keys)["psnr"]
+    lr = _psnr_of_lr(scores)
     found = [scores.head(0)]
     for study in STUDIES:
         path = results / study / "metrics.csv"
         if study == profile or not path.exists():
             continue
         theirs = pd.read_csv(path)
-        apart = theirs[theirs["method"] == "zero-filled"].set_index(keys)["psnr"] - lr
-        rows = theirs[theirs["method"].isin(METHODS)].set_index(keys, drop=False)
-        same = apart.index[apart.abs() < SAME_LR]
-        names = rows["method"].str.replace(METHODS[0], LONG, regex=False)
-        rows = rows.assign(method=names, source_run=study, seconds=np.nan)
-        found.append(rows[rows.index.isin(same)])
+        apart = (_psnr_of_lr(theirs) - lr).abs()
+        same = pd.MultiIndex.from_frame(theirs[apart.index.names]).isin(apart.index[apart < SAME_LR])
+        found.append(theirs[same & _own(theirs, study)].assign(seconds=np.nan))
     return pd.concat(found, ignore_index=True)
+
+
+def _psnr_of_lr(scores: pd.DataFrame) -> pd.Series:
+    """PSNR of zero-filled LR by subject and region."""
+    return scores[scores["network"] == "zero-filled"].set_index(["subject", "region"])["psnr"]
+
+
+def _own(scores: pd.DataFrame, run: str) -> pd.Series:
+    """Rows of the run's own `NETWORK`; its tables may also hold those of other runs."""
+    return (scores["network"] == NETWORK) & (scores["source_run"] == run)
+
+
+def _held_out(path: Path, run: str) -> list[dict]:
+    """PSNR (dB) and SSIM of a run on each test head and region, and how far above zero-filled LR."""
+    if not path.exists():
+        return []
+    scores, keys = pd.read_csv(path), ["head", "region"]
+    scores = scores.rename(columns={"subject": "head"})
+    lr = scores[scores["network"] == "zero-filled"].set_index(keys)[["psnr", "ssim"]]
+    rows = scores[_own(scores, run)].sort_values("data_consistency", kind="stable").set_index(keys)
+    over = (rows[lr.columns] - lr.loc[rows.index]).add_suffix("_over_zero_filled")
+    facts = rows[["network", "data_consistency"]]
+    return pd.concat([rows[lr.columns], over, facts], axis=1).round(6).reset_index().to_dict("records")
+
+
+# ---- the card -----------------------------------------------------------------------------------------
 
 
 def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str] | None = None) -> dict:
@@ -145,9 +136,9 @@ def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str
         raise ValueError(f"profile {profile}: expected what its run wrote in {folder}, found nothing of it")
     files = (folder / f"{stage}_environment.json" for stage in ("01", "02"))
     prepared, trained = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    told, found = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"], sha256(weights)
-    if found != told:
-        raise ValueError(f"{weights}: expected sha256 {told} of profile {profile}, found {found}")
+    expected, found = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"], sha256(weights)
+    if found != expected:
+        raise ValueError(f"{weights}: expected sha256 {expected} of profile {profile}, found {found}")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
     trained_on = [head for head, split in heads.items() if split == "train"]
     commit = trained["git"]["commit"] or "unknown"  # an archive without git
@@ -158,61 +149,55 @@ def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
         "keep": prepared["profile"]["keep"],
         "trained_on": trained_on,
-        "trained_on_sha256": _hashes(trained_on, prepared["inputs"], results.parent, known),
+        "trained_on_sha256": _hashes(trained_on, prepared["inputs"], results.parent, known or {}),
         "synthetic_heads": prepared["profile"]["synthetic_heads"],
         "steps": settings["steps"],
         "goes_on_from": [path for path in trained["inputs"] if path.endswith(".safetensors")],
         "cubes": f"{settings['batch_size']} of {settings['patch_size']} voxels",
         "seed": settings["seed"],
-        "held_out": _held_out(folder / "metrics.csv"),
+        "held_out": _held_out(folder / "metrics.csv", profile),
     }
 
 
 def _hashes(
-    heads: Sequence[str], inputs: Mapping[str, str], root: Path, known: Mapping[str, str] | None
+    heads: Sequence[str], inputs: Mapping[str, str], root: Path, known: Mapping[str, str]
 ) -> dict[str, str]:
     """Hash -> head: of the files that a run read, and of the voxels in them, which survive saving anew."""
-    found = {told: head for told, head in (known or {}).items() if head in heads}
+    found = {digest: head for digest, head in known.items() if head in heads}
     for head in heads:
-        files = {root / path: told for path, told in inputs.items() if Path(path).parent.name == head}
+        files = {root / path: digest for path, digest in inputs.items() if Path(path).parent.name == head}
         found |= dict.fromkeys(files.values(), head)
         if files and all(path.is_file() for path in files):
-            found[voxels_sha256(read_volume(list(files) if len(files) > 1 else next(iter(files))))] = head
+            found[voxels_sha256(read_volume(list(files)))] = head
     return found
 
 
-def _held_out(scores: Path) -> list[dict]:
-    """PSNR (dB) and SSIM of `METHODS` on each test head and region, and how far above zero-filled LR."""
-    if not scores.exists():
-        return []
-    table = pd.read_csv(scores).set_index(["subject", "region"])
-    lr = table[table["method"] == "zero-filled"]
-    rows = []
-    for method in METHODS:
-        ours = table[table["method"] == method][["psnr", "ssim"]]
-        over = (ours - lr[ours.columns]).add_suffix("_over_zero_filled")
-        rows.append(ours.join(over).round(6).assign(method=method).loc[ours.index].reset_index())
-    return pd.concat(rows).rename(columns={"subject": "head"}).to_dict("records")
-
-
-def as_markdown(card: dict[str, dict]) -> str:
+def as_markdown(card: Mapping[str, dict]) -> str:
     """The model card for readers."""
-    rows = []
-    for name, entry in card.items():
-        plain, consistent = (_told(r for r in entry["held_out"] if r["method"] == m) for m in METHODS)
-        heads = ", ".join(entry["trained_on"])
-        steps = f"{entry['steps']:,}" + "".join(f", from {Path(p).parts[1]}" for p in entry["goes_on_from"])
-        rows.append(f"| {name} | {heads} | {entry['synthetic_heads']} | {steps} | {plain} | {consistent} |")
-    return CARD.format(rows="\n".join(rows))
+    table = pd.DataFrame(
+        {
+            "weights": name,
+            "trained on": ", ".join(entry["trained_on"]),
+            "synthetic heads": entry["synthetic_heads"],
+            "steps": f"{entry['steps']:,}"
+            + "".join(f", from {Path(p).parts[1]}" for p in entry["goes_on_from"]),
+            "held out": _gains(entry["held_out"], data_consistency=False),
+            "held out, with data consistency": _gains(entry["held_out"], data_consistency=True),
+        }
+        for name, entry in card.items()
+    )
+    rows = table.to_markdown(index=False, disable_numparse=True)
+    return TEMPLATE.read_text(encoding="utf-8").format(table=rows)
 
 
-def _told(rows: Iterable[dict]) -> str:
-    told = (
+def _gains(rows: Sequence[dict], data_consistency: bool) -> str:
+    gains = (
         f"{row['head']}, {row['region']}: {row['psnr_over_zero_filled']:+.2f} dB, "
         f"{row['ssim_over_zero_filled']:+.3f}"
         for row in rows
+        if row["data_consistency"] == data_consistency
     )
-    return "; ".join(told) or "nobody"
+    return "; ".join(gains) or "nobody"
 
 
 def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:

@@ -1,8 +1,8 @@
 """A trained generator on a scan of one's own: any matrix and orientation, in the scan's own units.
 
-Two kinds of axes are coarse. Of a *cut* axis the scan's own grid is finer than what was measured: the scanner
-filled k-space with zeros, and `sprl_utils.scans.cuts.find_cut` finds where. A *thick* axis has voxels larger
-than asked for; there k-space is filled with zeros here.
+Two kinds of axes are coarse. On a *cut* axis the scan's grid is finer than what was measured, because the
+scanner filled k-space with zeros; `sprl_utils.scans.cuts.find_cut` finds where. On a *thick* axis voxels are
+larger than asked for, and k-space is filled with zeros here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sprl_utils.volumes import Volume
 LARGEST_FACTOR = 5.0
 #: A factor up to which the weights that learned from half of k-space are the better ones.
 HALF = 3.0
-#: What an axis may grow by rounding to whole voxels without being asked to: of a voxel edge.
+#: What an axis may grow by rounding to whole voxels without being asked to, as a share of its length.
 ROUNDING = 0.01
 
 
@@ -42,13 +42,11 @@ class Plan:
         shape: matrix of the result.
         grid: matrix of the scan.
         measured: samples of k-space that the scan holds, per axis.
-        warnings: what the shipped weights do not know of this case, as sentences.
     """
 
     shape: tuple[int, int, int]
     grid: tuple[int, int, int]
     measured: tuple[int, int, int]
-    warnings: tuple[str, ...] = ()
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -61,9 +59,30 @@ class Plan:
         return tuple(a for a in range(3) if self.measured[a] < self.shape[a])
 
     @property
+    def thick(self) -> tuple[int, ...]:
+        """Array axes on which the result has more voxels than the scan."""
+        return tuple(a for a in range(3) if self.grid[a] < self.shape[a])
+
+    @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
         return "mDCSRN_2x2" if max(self.factors) < HALF else "mDCSRN_4x4"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the shipped weights were not trained for, as sentences."""
+        found = []
+        if len(self.axes) != 2:
+            found.append(
+                f"the weights learned from scans that are coarse on two axes, and this one is coarse on "
+                f"{len(self.axes)}; the network runs once per pair of axes, and the results are averaged."
+            )
+        if self.thick:
+            axes = ", ".join(map(str, self.thick))
+            found.append(
+                f"the weights learned from cut k-space and not from thick voxels, as on axis {axes}."
+            )
+        return found
 
 
 def make_plan(
@@ -98,7 +117,7 @@ def make_plan(
             f"expected at most {LARGEST_FACTOR:g} voxels of the result per measured sample, found "
             f"{max(plan.factors):.1f}; ask for larger voxels (--voxel-size)"
         )
-    return replace(plan, warnings=_unfamiliar(plan))
+    return plan
 
 
 def _check_numbers(name: str, values: Sequence[float] | None, low: float, high: float, expected: str) -> None:
@@ -127,23 +146,6 @@ def _nothing_to_restore(scan: Volume, voxel_size: Sequence[float] | None) -> str
     )
 
 
-def _unfamiliar(plan: Plan) -> tuple[str, ...]:
-    """What the shipped weights were not trained for."""
-    found = []
-    if len(plan.axes) != 2:
-        found.append(
-            f"the weights learned from scans that are coarse on two axes, and this one is coarse on "
-            f"{len(plan.axes)}; the network runs once per pair of axes, and the results are averaged."
-        )
-    thick = [a for a in plan.axes if plan.grid[a] < plan.shape[a]]
-    if thick:
-        found.append(
-            f"the weights learned from k-space that was cut and not from thick voxels, as on axis "
-            f"{', '.join(map(str, thick))}."
-        )
-    return tuple(found)
-
-
 def on_grid(scan: Volume, shape: Sequence[int], data: np.ndarray) -> Volume:
     """``data`` on a grid of ``shape`` that covers the scan's field of view: header and affine are set right.
 
@@ -153,15 +155,14 @@ def on_grid(scan: Volume, shape: Sequence[int], data: np.ndarray) -> Volume:
         return replace(scan, data=data)
     ratio = np.divide(scan.data.shape, shape)
     header = scan.header.copy()
-    if isinstance(header, nib.Nifti1Header):
-        places = {form: getattr(header, f"get_{form}")(coded=True) for form in ("sform", "qform")}
-        header.set_data_shape(shape)
-        header.set_zooms(nib.affines.voxel_sizes(scan.affine) * ratio)
-        for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):  # of slices that are gone
-            header[field] = 0
-        for form, (place, code) in places.items():
-            if code:
-                getattr(header, f"set_{form}")(_refined(place, ratio), code)
+    places = {form: getattr(header, f"get_{form}")(coded=True) for form in ("sform", "qform")}
+    header.set_data_shape(shape)
+    header.set_zooms(nib.affines.voxel_sizes(scan.affine) * ratio)
+    for field in ("slice_start", "slice_end", "slice_code", "slice_duration"):  # of slices that are gone
+        header[field] = 0
+    for form, (place, code) in places.items():
+        if code:
+            getattr(header, f"set_{form}")(_refined(place, ratio), code)
     return replace(scan, data=data, affine=_refined(scan.affine, ratio), header=header)
 
 
@@ -183,17 +184,10 @@ def sharpen(
     uncertainty: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[Volume, Volume | None]:
-    """Super-resolve a scan as planned.
-
-    The network sees the scan zero-filled to the grid of the result, extended by its mirror where an axis is
-    thick. What was measured is then restored (data consistency), so that the network only fills in what was
-    not. No voxel leaves the range of the scan's own values.
+    """Super-resolve a scan as planned by `make_plan`; no voxel leaves the range of the scan's own values.
 
     Args:
-        plan: of this scan, by `make_plan`.
-        generator: has learned to restore the last two axes of what it is given. It runs once per pair of axes
-            that are coarse, the volume turned accordingly, and the results are averaged; where one axis alone
-            is coarse, once with each of the other two.
+        generator: has learned to restore the last two axes of what it is given. See `_restored`.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
         halo: see `sprl_utils.inference.tiles`; None is the engine that `sprl_utils.inference` prefers.
@@ -202,67 +196,63 @@ def sharpen(
     Returns:
         The result on its grid in the scan's own units, and the SD over mirror images or None.
     """
-    floor = min(0.0, float(scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
-    coarse = scan.data - np.float32(floor)
+    floor = np.float32(min(0, scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
+    coarse = scan.data - floor
     scale = np.float32(intensity_scale(coarse))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
-    voxel_size = on_grid(scan, plan.shape, fine).voxel_size
     head = None
     if skip_air:
-        head = ndimage.binary_dilation(foreground_mask(fine, voxel_size), iterations=AIR_MARGIN)
-
+        mask = foreground_mask(fine, on_grid(scan, plan.shape, fine).voxel_size)
+        head = ndimage.binary_dilation(mask, iterations=AIR_MARGIN)
     engine = None if halo is None else functools.partial(tiles, halo=halo)
     how = {"engine": engine, "memory_gib": memory_gib, "dtype": dtype, "progress": progress}
-    run_network = functools.partial(super_resolve, generator=generator, **how)
+    network = functools.partial(super_resolve, generator=generator, **how)
 
     def run(flips: tuple[int, ...]) -> np.ndarray:
         x, mask = (None if a is None else np.flip(a, flips) for a in (fine, head))
-        images = [_with_last(pair, x, mask, plan, generator, run_network) for pair in _pairs(plan.axes)]
-        sr = np.flip(sum(images) / np.float32(len(images)), flips)
+        sr = np.flip(_restored(x, mask, plan, network), flips)
         return np.clip(_consistent(sr, coarse, plan), coarse.min(), coarse.max())
 
     sharper = run(())
-    spread = _spread(sharper, run) * scale if uncertainty else None
-    result = on_grid(scan, plan.shape, sharper * scale + np.float32(floor))
-    return result, None if spread is None else _without_window(replace(result, data=spread))
+    result = on_grid(scan, plan.shape, sharper * scale + floor)
+    if not uncertainty:
+        return result, None
+    header = result.header.copy()
+    header["cal_min"] = header["cal_max"] = 0  # the scan's display window would show an SD as black
+    return result, replace(result, data=_spread(sharper, run) * scale, header=header)
 
 
-def _without_window(volume: Volume) -> Volume:
-    """The volume without the scan's display window, which would show an SD as black."""
-    header = volume.header.copy()
-    if isinstance(header, nib.Nifti1Header):
-        header["cal_min"], header["cal_max"] = 0, 0
-    return replace(volume, header=header)
-
-
-def _pairs(axes: Sequence[int]) -> list[tuple[int, int]]:
-    """The pairs of axes that hold the coarse one, or are held by the coarse ones."""
-    pairs = itertools.combinations(range(3), 2)
-    return [p for p in pairs if set(axes) <= set(p) or set(p) <= set(axes)]
-
-
-def _with_last(
-    pair: tuple[int, int],
-    x: np.ndarray,
-    mask: np.ndarray | None,
-    plan: Plan,
-    generator: nn.Module,
-    run_network: Callable[..., np.ndarray],
+def _restored(
+    x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """The generator's output with the axes ``pair`` turned to the end, and mirrored margins on thick axes."""
-    order = [a for a in range(3) if a not in pair] + list(pair)
-    reach = getattr(generator, "receptive_radius", DEFAULT_HALO)
-    margins = [(reach, reach) if plan.grid[a] < plan.shape[a] else (0, 0) for a in order]
-    x, mask = (None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask))
-    sr = run_network(x, foreground=mask)
-    inside = tuple(slice(low, n - high) for (low, high), n in zip(margins, sr.shape, strict=True))
-    return sr[inside].transpose(np.argsort(order))
+    """What the network makes of the zero-filled image ``x``, the mean of its runs.
+
+    It runs once per pair of axes that are coarse, the volume turned so that they are the last two; where one
+    axis alone is coarse, once with each of the other two. Thick axes get mirrored margins, because the image
+    does not end with zeros there.
+    """
+    pairs = itertools.combinations(range(3), 2)
+    reach = getattr(network.keywords["generator"], "receptive_radius", DEFAULT_HALO)
+    images = []
+    for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
+        order = [a for a in range(3) if a not in pair] + list(pair)
+        margins = [(reach, reach) if a in plan.thick else (0, 0) for a in order]
+        turned, foreground = (
+            None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask)
+        )
+        sr = network(turned, foreground=foreground)
+        inside = tuple(slice(low, n - high) for (low, high), n in zip(margins, sr.shape, strict=True))
+        images.append(sr[inside].transpose(np.argsort(order)))
+    return sum(images) / np.float32(len(images))
 
 
 def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
-    """SR with what was measured restored: on thick axes the coarse image, on cut axes its kept k-space."""
-    # Cut axes may have become finer, too; their k-space is then compared on the fine grid.
+    """Data consistency: SR with what was measured, the coarse image on thick axes, kept k-space on cut ones.
+
+    So the network only fills in what was not measured. Cut axes may have become finer, too; their k-space is
+    then compared on the fine grid.
+    """
     cut = [m < n for m, n in zip(plan.measured, plan.grid, strict=True)]
     grid = [fine if c else own for c, fine, own in zip(cut, plan.shape, plan.grid, strict=True)]
     coarse, low = np.abs(resample(coarse, grid)), resample(sr, grid)

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
-import nibabel as nib
-from nibabel.spatialimages import SpatialHeader
-
 from sprl_utils.scans import bids
-from sprl_utils.scans.formats import ENDINGS, HEADERS, WRITTEN, ending, is_dicom, stem
+from sprl_utils.scans.formats import ENDINGS, check_target, ending, is_dicom, is_voxels_of, stem
+from sprl_utils.scans.headers import is_result
 
 #: Reason of files that are read together with a scan and need no word.
 ALONGSIDE = "read with its scan"
@@ -32,6 +30,11 @@ class Inputs:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     several: bool = True
     root: Path | None = None
+
+    @property
+    def left_out_lines(self) -> list[str]:
+        """One line per reason."""
+        return [f"skipped, {reason}: {', '.join(names)}" for reason, names in self.left_out.items()]
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,6 @@ def sidecar_of(image: Path) -> Path:
     return image.with_name(f"{stem(image)}.json")
 
 
-def description(header: SpatialHeader) -> str:
-    """The free text of a NIfTI or Analyze header; empty for other formats."""
-    is_analyze = isinstance(header, nib.analyze.AnalyzeHeader)
-    return bytes(header["descrip"]).rstrip(b"\0").decode("ascii", "replace") if is_analyze else ""
-
-
 # ---- what is to be done -------------------------------------------------------------------------------
 
 
@@ -78,26 +75,21 @@ def find(given: Sequence[str]) -> Inputs:
     paths = [path for text in given for path in _expand(text)]
     roots = {bids.root_of(path) if path.is_dir() else None for path in paths}
     root = roots.pop() if len(roots) == 1 else None
-    if root:
-        scans, left_out = _sort_out([file for path in paths for file in bids.anatomical_files(path)], True)
-        wanted = "sub-*/[ses-*/]anat/*_T1w.nii.gz, as it is a BIDS data set"
-    elif paths == [Path(given[0])] and not paths[0].is_dir():
+    if paths == [Path(given[0])] and not paths[0].is_dir():
         return Inputs(paths, several=False)
+    if root:
+        files = [file for path in paths for file in bids.anatomical_files(path)]
+        wanted = "sub-*/[ses-*/]anat/*_T1w.nii.gz, as it is a BIDS data set"
     else:
         files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
-        scans, left_out = _sort_out(files)
         wanted = "scans ending in .nii, .nii.gz, .mgz or the like"
-    if not scans and len(paths) == 1 and is_dicom(paths[0]):
+    inputs = _sort_out(files, root)
+    if not inputs.scans and len(paths) == 1 and is_dicom(paths[0]):
         return Inputs(paths, several=False)
-    if not scans:
-        told = "; ".join(left_out_lines(left_out)) or "none"
-        raise FileNotFoundError(f"{' '.join(given)}: expected {wanted}, found {told}")
-    return Inputs(scans, left_out, root=root)
-
-
-def left_out_lines(left_out: dict[str, list[str]]) -> list[str]:
-    """One line per reason."""
-    return [f"skipped, {reason}: {', '.join(names)}" for reason, names in left_out.items()]
+    if not inputs.scans:
+        found = "; ".join(inputs.left_out_lines) or "none"
+        raise FileNotFoundError(f"{' '.join(given)}: expected {wanted}, found {found}")
+    return inputs
 
 
 def _expand(text: str) -> list[Path]:
@@ -106,17 +98,17 @@ def _expand(text: str) -> list[Path]:
     return sorted(map(Path, glob(text, recursive=True))) if is_pattern else [path]
 
 
-def _sort_out(files: Iterable[Path], is_bids: bool = False) -> tuple[list[Path], dict[str, list[str]]]:
-    files = sorted(set(files))
+def _sort_out(files: Iterable[Path], root: Path | None) -> Inputs:
+    files = sorted({path for path in files if not path.name.startswith(".")})  # macOS hides files beside each
     listed = {str(path).lower() for path in files}
-    scans, left_out = [], {}
+    inputs = Inputs([], root=root)
     for path in files:
-        if path.name.startswith("."):  # those of macOS among them
-            continue
-        reason = _why_not(path, listed) or (bids.why_not(stem(path)) if is_bids else "")
-        if reason is not ALONGSIDE:
-            left_out.setdefault(reason, []).append(path.name) if reason else scans.append(path)
-    return scans, left_out
+        reason = _why_not(path, listed) or (bids.why_not(stem(path)) if root else "")
+        if not reason:
+            inputs.scans.append(path)
+        elif reason is not ALONGSIDE:
+            inputs.left_out.setdefault(reason, []).append(path.name)
+    return inputs
 
 
 def _why_not(path: Path, listed: set[str]) -> str:
@@ -124,22 +116,13 @@ def _why_not(path: Path, listed: set[str]) -> str:
     base = str(path.with_name(stem(path))).lower()
     if path.is_dir():
         return "folders, which are not searched"
-    if base + HEADERS.get(ending(path).lower(), "/") in listed:
+    if is_voxels_of(path, listed):
         return ALONGSIDE
     if path.suffix.lower() in (".json", ".mat") and any(base + e in listed for e in ENDINGS if e != ".mat"):
         return ALONGSIDE  # its JSON sidecar, or SPM's file with its place
     if not ending(path):
         return "no scans by their ending"
-    return "results of sprl" if _is_result(path) else ""
-
-
-def _is_result(path: Path) -> bool:
-    """Whether `sprl super-resolve` wrote the file; what cannot be read is no result, and an error later."""
-    try:
-        told = description(nib.load(path).header)
-    except Exception:
-        return False
-    return told.startswith("sprl ") and ("super-resolved" in told or "mirror images" in told)
+    return "results of sprl" if is_result(path) else ""
 
 
 # ---- where it goes ------------------------------------------------------------------------------------
@@ -162,13 +145,13 @@ def place(inputs: Inputs, output: str, uncertainty: bool = False, sidecars: bool
             f"{output}: expected a folder for {len(inputs.scans)} results, found the name of a file"
         )
     if not inputs.several and not is_folder:
-        check_name(target)
+        check_target(target)
     jobs = []
     for scan in inputs.scans:
         if inputs.root:
             dataset = bids.derivatives(target)
-            folder, name = dataset / scan.parent.relative_to(inputs.root), stem(scan)
-            result, spread = (folder / f"{bids.result_name(name, what)}.nii.gz" for what in ("sr", "srSD"))
+            folder = dataset / scan.parent.relative_to(inputs.root)
+            result, spread = (folder / bids.result_name(stem(scan), what) for what in ("sr", "srSD"))
             source_name = bids.source(inputs.root, dataset, scan)
         else:
             result = target / f"{stem(scan)}_sr.nii.gz" if inputs.several or is_folder else target
@@ -191,19 +174,10 @@ def check(jobs: Sequence[Job], force: bool = False, skip_existing: bool = False)
     if skip_existing:
         jobs = [job for job in jobs if not all(path.exists() for path in job.outputs)]
     outputs = [path for job in jobs for path in job.outputs]
+    inputs = [path for job in jobs for path in (job.source, sidecar_of(job.source))]
     hint = "--force overwrites, --skip-existing goes on without"
-    check_outputs(outputs, [job.source for job in jobs], force or skip_existing, hint)
+    check_outputs(outputs, inputs, force or skip_existing, hint)
     return list(jobs)
-
-
-def check_name(path: Path) -> None:
-    """Refuse the name of a result by whose ending no format is known.
-
-    Raises:
-        ValueError: another ending than those of `WRITTEN`.
-    """
-    if not path.name.endswith(WRITTEN):
-        raise ValueError(f"{path}: expected a name ending in {' or '.join(WRITTEN)}, found {path.name}")
 
 
 def check_outputs(
@@ -220,7 +194,7 @@ def check_outputs(
         FileExistsError: files that are there, unless ``force``.
     """
     places = {}
-    sources = {os.path.realpath(path): path for path in inputs}
+    sources = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         real = os.path.realpath(path)
         if real in sources:
@@ -246,5 +220,5 @@ def _check_folder(folder: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        told = f"{there}: expected a folder that can be written to, found {error.strerror}"
-        raise type(error)(told) from None
+        reason = f"{there}: expected a folder that can be written to, found {error.strerror}"
+        raise type(error)(reason) from None

@@ -1,7 +1,7 @@
 """BIDS: the T1w images of a data set, and its derivatives with what they were made by.
 
-Per https://bids-specification.readthedocs.io, "Derivatives": ``dataset_description.json``, a JSON sidecar per
-image.
+Per https://bids-specification.readthedocs.io, "Derivatives": ``dataset_description.json``, and a JSON sidecar
+per image.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sprl_utils import __version__
+from sprl_utils.files import sha256
 from sprl_utils.provenance import write_json
+from sprl_utils.scans.apply import Plan
 
 VERSION = "1.10.0"
 PIPELINE = Path("derivatives", "sprl")
@@ -32,7 +34,7 @@ def root_of(folder: Path) -> Path | None:
 def anatomical_files(folder: Path) -> list[Path]:
     """All files in the folders anat/ of a data set, or of one of its subjects; no derivatives."""
     subjects = [folder] if folder.name.startswith("sub-") else sorted(folder.glob("sub-*"))
-    return [p for s in subjects for pattern in ("anat/*", "ses-*/anat/*") for p in sorted(s.glob(pattern))]
+    return [p for s in subjects for pattern in ("anat/*", "ses-*/anat/*") for p in s.glob(pattern)]
 
 
 def why_not(name: str) -> str:
@@ -50,12 +52,12 @@ def derivatives(output: Path) -> Path:
     return output / PIPELINE.name if parts[-1] == PIPELINE.parts[0] else output / PIPELINE
 
 
-def result_name(name: str, description: str = "sr") -> str:
-    """``sub-1_desc-sr_T1w`` for ``sub-1_T1w``; a description that it had gives way."""
-    return re.sub("(_desc-[A-Za-z0-9]+)?_T1w$", f"_desc-{description}_T1w", name)
+def result_name(name: str, description: str) -> str:
+    """``sub-1_desc-sr_T1w.nii.gz`` for ``sub-1_T1w``; a description that it had gives way."""
+    return re.sub("(_desc-[A-Za-z0-9]+)?_T1w$", f"_desc-{description}_T1w.nii.gz", name)
 
 
-def holds(root: Path, dataset: Path) -> bool:
+def _holds(root: Path, dataset: Path) -> bool:
     """Whether the results lie within the data set, so that one can be named from the other."""
     return Path(os.path.realpath(dataset)).is_relative_to(os.path.realpath(root))
 
@@ -63,7 +65,7 @@ def holds(root: Path, dataset: Path) -> bool:
 def source(root: Path, dataset: Path, file: Path) -> str:
     """BIDS URI of a raw file, or its path within its data set where the results do not lie in that."""
     name = file.relative_to(root).as_posix()
-    return f"bids:raw:{name}" if holds(root, dataset) else name
+    return f"bids:raw:{name}" if _holds(root, dataset) else name
 
 
 def describe_dataset(dataset: Path, root: Path) -> None:
@@ -71,38 +73,25 @@ def describe_dataset(dataset: Path, root: Path) -> None:
     path = dataset / "dataset_description.json"
     if path.exists():
         return
-    raw = _read(root / path.name)
-    told: dict[str, Any] = {
+    try:
+        raw = dict(json.loads((root / path.name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, none that is readable, or no table of keys
+        raw = {}
+    facts: dict[str, Any] = {
         "Name": f"{raw.get('Name') or 'T1w images'}, super-resolved",
         "BIDSVersion": VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [GENERATED_BY],
     }
     if doi := raw.get("DatasetDOI"):
-        told["SourceDatasets"] = [{"DOI": doi}]
-    if holds(root, dataset):
-        told["DatasetLinks"] = {"raw": Path(os.path.relpath(root.resolve(), dataset.resolve())).as_posix()}
-    write_json(path, told)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
+        facts["SourceDatasets"] = [{"DOI": doi}]
+    if _holds(root, dataset):
+        facts["DatasetLinks"] = {"raw": Path(os.path.relpath(root.resolve(), dataset.resolve())).as_posix()}
+    write_json(path, facts)
 
 
 def sidecar(
-    description: str,
-    source: str,
-    weights: Path,
-    weights_sha256: str,
-    axes: Sequence[int],
-    factors: Sequence[float],
-    measured: Sequence[int],
-    precision: str,
-    warnings: Sequence[str],
+    description: str, source: str, weights: Path, plan: Plan, precision: str, warnings: Sequence[str]
 ) -> dict[str, Any]:
     """How a result was made, for the JSON file beside it."""
     return {
@@ -110,10 +99,10 @@ def sidecar(
         "Sources": [source],
         "GeneratedBy": [GENERATED_BY],
         "Weights": weights.stem,
-        "WeightsSHA256": weights_sha256,
-        "CoarseAxes": list(axes),
-        "UpsamplingFactors": [round(float(f), 6) for f in factors],
-        "MeasuredSamples": list(measured),
+        "WeightsSHA256": sha256(weights),
+        "CoarseAxes": list(plan.axes),
+        "UpsamplingFactors": [round(float(f), 6) for f in plan.factors],
+        "MeasuredSamples": list(plan.measured),
         "DataConsistency": True,
         "Precision": precision,
         "Warnings": list(warnings),

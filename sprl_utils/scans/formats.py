@@ -16,6 +16,7 @@ from nibabel.tripwire import TripWireError
 
 from sprl_utils.files import written_beside
 from sprl_utils.scans.dicom import from_dicom, is_dicom
+from sprl_utils.scans.headers import save_mgh
 from sprl_utils.volumes import (
     NIFTI,
     Refused,
@@ -60,8 +61,13 @@ def images_of(folder: Path) -> list[Path]:
     Hidden files are left out: macOS puts one beside each file on other systems' disks.
     """
     found = sorted(p for p in folder.iterdir() if ending(p) and not p.name.startswith("."))
-    names = {p.name.lower() for p in found}
-    return [p for p in found if stem(p).lower() + HEADERS.get(ending(p).lower(), "/") not in names]
+    listed = {str(p).lower() for p in found}
+    return [p for p in found if not is_voxels_of(p, listed)]
+
+
+def is_voxels_of(path: Path, listed: set[str]) -> bool:
+    """Whether a file holds the voxels to a header that is among ``listed``, paths in small letters."""
+    return str(path.with_name(stem(path))).lower() + HEADERS.get(ending(path).lower(), "/") in listed
 
 
 # ---- in and out ---------------------------------------------------------------------------------------
@@ -77,23 +83,34 @@ def read_scan(path: str | os.PathLike, subject: str = "") -> Volume:
 
 
 def write_scan(path: str | os.PathLike, data: np.ndarray, like: Volume, description: str = "") -> None:
-    """`sprl_utils.volumes.write_volume`, or by the name FreeSurfer's MGH, which has no description.
+    """`sprl_utils.volumes.write_volume`, or by the name FreeSurfer's MGH with the description in its header.
 
     Raises:
-        ValueError: another shape or ending, or MGH for an image that does not say where it lies.
+        ValueError: another shape, or as `check_target`.
     """
     path = Path(path)
+    check_target(path, like.header)
     if path.suffix not in MGH:
         write_volume(path, data, like, description)
         return
     check_shape(path, data, like)
-    if not says_where(like.header):
+    with written_beside(path) as beside:
+        save_mgh(beside, np.asarray(data, dtype=np.float32), like.affine, description)
+
+
+def check_target(path: Path, header: nib.Nifti1Header | None = None) -> None:
+    """Refuse a name by whose ending no image can be written, or, given a ``header``, not the one with that.
+
+    Raises:
+        ValueError: an ending not in `WRITTEN`, or MGH for an image that does not say where it lies.
+    """
+    if not path.name.endswith(WRITTEN):
+        raise ValueError(f"{path}: expected a name ending in {', '.join(WRITTEN)}, found {path.name}")
+    if header is not None and path.suffix in MGH and not says_where(header):
         raise ValueError(
-            f"output {path}: expected a scan that says where it lies, as MGH always does, found one with "
+            f"{path}: expected a scan that says where it lies, as MGH always does, found one with "
             "sform and qform codes 0; write .nii.gz"
         )
-    with written_beside(path) as beside:
-        nib.save(nib.MGHImage(np.asarray(data, dtype=np.float32), like.affine), beside)
 
 
 def _load(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:

@@ -20,25 +20,23 @@ def progress(name: str, quiet: bool = False) -> Callable[[Sequence], Iterable]:
         return iter
     if sys.stderr.isatty():
         return functools.partial(tqdm, desc=name, leave=False)
-    return _Lines(name)
+    start = last = time.monotonic()
+    parts = 0
+
+    def lines(steps: Sequence) -> Iterator:
+        nonlocal last, parts
+        parts += 1
+        part = f"part {parts}, " if parts > 1 else ""
+        for done, step in enumerate(steps, start=1):
+            yield step
+            if time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                share = f"{part}{done / len(steps):.0%} after {elapsed(start)}"
+                print(f"{name}: {share}", file=sys.stderr, flush=True)
+
+    return lines
 
 
 def elapsed(start: float) -> str:
     """Time since ``start`` (of `time.monotonic`) as h:mm:ss."""
     return str(timedelta(seconds=round(time.monotonic() - start)))
-
-
-class _Lines:
-    def __init__(self, name: str) -> None:
-        self.name, self.start, self.parts = name, time.monotonic(), 0
-        self.last = self.start
-
-    def __call__(self, steps: Sequence) -> Iterator:
-        self.parts += 1
-        part = f"part {self.parts}, " if self.parts > 1 else ""
-        for done, step in enumerate(steps, start=1):
-            yield step
-            if time.monotonic() - self.last >= EVERY:
-                self.last = time.monotonic()
-                share = f"{part}{done / len(steps):.0%} after {elapsed(self.start)}"
-                print(f"{self.name}: {share}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 
 from sprl_utils import metrics
-from sprl_utils.extras.weights import find_weights
+from sprl_utils.extras.weights import NETWORK, STUDIES, shipped
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_beside
 from sprl_utils.manifest import read_manifest
@@ -45,28 +45,28 @@ def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     return volume
 
 
-def compare(head: Volume, factors: Sequence[int], weights: str) -> list[dict]:
+def compare(head: Volume, factors: Sequence[int], ending: str) -> list[dict]:
     """One row per method and region: a head averaged, and brought back to its own grid."""
     box = central_box(head.data.shape, BOX)
     hr = np.clip(head.data / np.float32(intensity_scale(head.data)), 0, CLIP)[box]
     low = averaged(hr, factors)
     scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
     plan = make_plan(scan, upsample=factors)
-    generator = channels_last(load_generator(find_weights(f"{plan.weights}_{weights}")))
+    weights = f"{plan.weights}_{ending}"
+    generator = channels_last(load_generator(shipped(weights)))
     dtype = torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
+    study = next(profile for profile, name in STUDIES.items() if name == weights)
+    spline = ndimage.zoom(low, factors, order=3, mode="nearest", grid_mode=True)
     zero_filled = np.clip(resample(low, hr.shape), low.min(), low.max())
-    images = {
-        "cubic": ndimage.zoom(low, factors, order=3, mode="nearest", grid_mode=True),
-        "zero-filled": zero_filled,
-        plan.weights: sharpen(scan, plan, generator, dtype=dtype)[0].data,
-    }
+    sharper = sharpen(scan, plan, generator, dtype=dtype)[0].data
+    images = (("cubic", "thick", spline), ("zero-filled", "thick", zero_filled), (NETWORK, study, sharper))
     masks = {"box": None, "brain": head_masks(head.data, head.voxel_size)[1][box]}
-    facts = {"averaged": " ".join(map(str, factors))}
-    return [
-        facts | {"method": name} | row
-        for name, image in images.items()
-        for row in metrics.evaluate(image, hr, masks)
-    ]
+    rows = []
+    for network, run, image in images:
+        facts = {"averaged": " ".join(map(str, factors)), "network": network}
+        facts |= {"data_consistency": network == NETWORK, "source_run": run}
+        rows += [facts | row for row in metrics.evaluate(image, hr, masks)]
+    return rows
 
 
 def main() -> None:
@@ -77,13 +77,10 @@ def main() -> None:
     subjects = [s for s in read_manifest(root / "data_manifest" / "demo.csv") if s.id in HEADS]
     files = fetch_all(subjects, root / "runs" / "cache")
     rows: list[dict] = []
-    for subject in subjects:
-        if subject.id not in files:
-            continue
-        paths = files[subject.id]
-        head = read_volume(paths if len(paths) > 1 else paths[0], subject.id)
+    for subject in (s.id for s in subjects if s.id in files):
+        head = read_volume(files[subject], subject)
         for factors in CASES:
-            rows += [{"subject": subject.id} | r for r in compare(head, factors, HEADS[subject.id])]
+            rows += [{"subject": subject} | row for row in compare(head, factors, HEADS[subject])]
             write_beside(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
             print(pd.DataFrame(rows[-6:]).round(4).to_string(index=False), flush=True)
     inputs = [Path(p) for paths in files.values() for p in paths]

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from sprl_utils.files import sha256
-from sprl_utils.scans.batch import description
+from sprl_utils.scans.batch import sidecar_of
 from sprl_utils.scans.formats import stem
+from sprl_utils.scans.headers import description
 from sprl_utils.volumes import Volume, voxels_sha256
 
 #: Words that name a T1-weighted image, and words that name another one (BIDS suffixes and scanners' terms).
@@ -39,7 +40,7 @@ def unfamiliar(
 
     Args:
         scan: as it was read.
-        path: its file, whose name and JSON sidecar may say what it shows.
+        path: its file, whose name, header and JSON sidecar may say what it shows.
         shape: matrix of the result.
         entry: of the weights in ``card``; None: somebody's own, of which nothing is known.
         card: of all shipped weights.
@@ -49,10 +50,8 @@ def unfamiliar(
     """
     if entry is None:
         return []
-    found = (
-        _contrast(path), _values(scan.data), _voxel_size(scan, shape), _size(shape),
-        _seen(scan, path, entry, card),
-    )  # fmt: skip
+    found = [_contrast(path), _values(scan.data), _voxel_size(scan, shape), _matrix(shape)]
+    found.append(_seen(scan, path, entry, card))
     return [sentence for sentence in found if sentence]
 
 
@@ -76,8 +75,8 @@ def _contrast(path: Path) -> str:
 
 def _sidecar(path: Path) -> str:
     try:
-        told = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8"))
-        return " ".join(str(told.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
+        facts = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
+        return " ".join(str(facts.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
     except (OSError, ValueError, AttributeError):  # none, none that is readable, or no table of keys
         return ""
 
@@ -109,7 +108,7 @@ def _voxel_size(scan: Volume, shape: Sequence[int]) -> str:
     return f"the result has voxels of {size} mm, and the weights learned from heads at 1 mm."
 
 
-def _size(shape: Sequence[int]) -> str:
+def _matrix(shape: Sequence[int]) -> str:
     if min(shape) >= TINY:
         return ""
     size = " x ".join(map(str, shape))
@@ -119,7 +118,7 @@ def _size(shape: Sequence[int]) -> str:
 def _seen(scan: Volume, path: Path, entry: Mapping, card: Mapping[str, Mapping]) -> str:
     """Whether it is one of the training heads, a copy of one, or one that `sprl degrade` degraded."""
     heads = entry.get("trained_on_sha256", {})
-    marks = [*re.findall("of voxels ([0-9a-f]{16})", description(scan.header)), voxels_sha256(scan)]
+    marks = [*re.findall("of voxels ([0-9a-f]{16})", description(path)), voxels_sha256(scan)]
     marks += [sha256(path)] if path.is_file() else []
     head = next((heads[known] for mark in marks for known in heads if known.startswith(mark)), None)
     if head is None:
