@@ -51,13 +51,10 @@ from sprl_utils import figures, manifest as manifests, prepare
 from sprl_utils.extras import synthetic
 from sprl_utils.fetch import fetch_all
 from sprl_utils.patches import RandomPatches, grid_corners
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.runs import start_run
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "01_environment.json", seed)
+root, runs, results = run.root, run.runs, run.results
 
 # %% [markdown]
 # ## The heads
@@ -201,15 +198,8 @@ print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 # %%
 inputs = [path for head in prepared for path in files[head.meta["id"]]]
 heads = {head.meta["id"]: head.meta["split"] for head in prepared}
-used = {
-    "profile": profile,
-    **vars(recipe),
-    "seed": seed,
-    "heads": heads,
-    "synthetic_heads": synthetic_heads,
-    **process,
-}
-write_json(results / "01_environment.json", environment(used, inputs=inputs))
+used = {**vars(recipe), "seed": seed, "heads": heads, "synthetic_heads": synthetic_heads}
+run.finish(used, inputs)
 
 # %% [markdown]
 # ## Recap

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import re
-import subprocess
 import sys
 import time
 import warnings
@@ -25,8 +23,7 @@ from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
-from sprl_utils.profiles import check_profile, read_profile, study_notebooks
-from sprl_utils.provenance import repo_root, tune_process, write_json
+from sprl_utils.provenance import tune_process, write_json
 from sprl_utils.scans import batch, bids
 from sprl_utils.scans.apply import LARGEST_FACTOR, make_plan, sharpen
 from sprl_utils.scans.batch import Job, check_outputs
@@ -37,7 +34,6 @@ from sprl_utils.volumes import check_pair, intensity_scale, read_volume, write_v
 
 #: Options that take several numbers.
 LISTS = ("--voxel-size", "--upsample", "--measured", "--axes")
-STAGES = ("pretrain", "gan")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,14 +175,6 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     view.add_argument("--force", action="store_true", help="overwrite a file that is there")
     view.set_defaults(run=_view)
-
-    train = commands.add_parser("train", help="train on what 01_prepare_data prepared, without a notebook")
-    train.add_argument(
-        "--profile", required=True, help="one of notebooks/profiles/, or a YAML file of parameters"
-    )
-    train.add_argument("--stage", default="pretrain", choices=STAGES, help="(default: pretrain)")
-    train.add_argument("--devices", type=int, help="processes here, a GPU each (the profile's)")
-    train.set_defaults(run=_train)
 
     manifest = commands.add_parser("manifest", help="list the scans of a folder, with splits")
     manifest.add_argument("root", help="HCP's layout (also s3://bucket/folder), BIDS, or HR/ and LR/")
@@ -367,32 +355,6 @@ def _degrade(args: argparse.Namespace) -> int:
     lr = truncate_kspace(hr.data, [args.keep if a in args.axes else None for a in range(3)])
     write_volume(args.lr, lr, hr, f"sprl {__version__}: kept {args.keep:g} of k-space {origin(hr)}")
     print(f"{args.hr.name}: wrote {args.lr}")
-    return 0
-
-
-def _train(args: argparse.Namespace) -> int:
-    # seconds of imports that only this command needs
-    from sprl_utils.stages import parameters_of, processes_command, run_stage
-
-    path, notebooks = Path(args.profile), repo_root() / "notebooks"
-    if path.suffix != ".yaml":
-        path = notebooks / "profiles" / f"{args.profile}.yaml"
-    check_profile(path, study_notebooks(notebooks))
-    parameters = parameters_of(args.stage, read_profile(path))
-    processes = args.devices or parameters["devices"]
-    if processes > 1 and "LOCAL_RANK" not in os.environ:
-        command, environment = processes_command(
-            ["train", "--profile", args.profile, "--stage", args.stage], processes
-        )
-        if subprocess.run(command, env=environment).returncode:
-            raise ChildProcessError(
-                f"expected {processes} processes to finish, found one that failed or was killed; "
-                "started again, training goes on from the last checkpoint"
-            )
-        return 0
-    history = run_stage(args.stage, parameters)
-    if os.environ.get("RANK", "0") == "0":
-        print(history.dropna(axis=1, how="all").tail(1).to_string(index=False))
     return 0
 
 
