@@ -55,13 +55,10 @@ from sprl_utils.original.hcp import hcp_subjects
 from sprl_utils.original.recipe import recipe_named
 from sprl_utils.original.split import rule_named
 from sprl_utils.patches import RandomPatches
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.runs import start_run
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "01_environment.json", seed)
+root, runs, results = run.root, run.runs, run.results
 
 # %% [markdown]
 # ## The heads
@@ -206,15 +203,8 @@ print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)
 # %%
 inputs = [path for head in prepared for path in files[head.meta["id"]]]
 heads = {head.meta["id"]: head.meta["split"] for head in prepared}
-used = {
-    "profile": profile,
-    **vars(recipe),
-    "seed": seed,
-    "heads": heads,
-    "synthetic_heads": synthetic_heads,
-    **process,
-}
-write_json(results / "01_environment.json", environment(used, inputs=inputs))
+used = {**vars(recipe), "seed": seed, "heads": heads, "synthetic_heads": synthetic_heads}
+run.finish(used, inputs)
 
 # %% [markdown]
 # ## Recap

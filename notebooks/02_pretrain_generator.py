@@ -53,19 +53,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sprl_utils import figures, stages, training
-from sprl_utils.extras import viewer
+from sprl_utils import figures, training
+from sprl_utils.extras import stages, viewer
 from sprl_utils.networks import count_parameters, make_generator, multiply_adds
-from sprl_utils.original.grid import GridPatches
 from sprl_utils.patches import RandomPatches
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
+from sprl_utils.runs import start_run
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "02_environment.json", seed)
+root, runs, results = run.root, run.runs, run.results
 
 # %% [markdown]
 # ## The generator
@@ -104,10 +100,15 @@ print("the untrained generator returns its input:", change == 0)
 
 # %%
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
-if patches == "grid":
-    train = GridPatches(train_heads, patch_size, seed, usage, leave_out)
-else:
-    train = RandomPatches(train_heads, patch_size, seed, flips)
+drawn = {
+    "kind": patches,
+    "patch_size": patch_size,
+    "seed": seed,
+    "flips": flips,
+    "usage": usage,
+    "leave_out": leave_out,
+}
+looked_at = {"patches": validation_patches, "patch_size": patch_size, "seed": seed + 1}
 validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
 print("train on", [p.meta["id"] for p in train_heads[:8]])
 print("validate on", [p.meta["id"] for p in validation_heads[:8]])
@@ -121,13 +122,13 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 # has lower rates for the layers that read hundreds of maps, a cosine schedule, and averaged weights.
 # `CONTRIBUTING.md` says how these settings were chosen.
 #
-# Stop the cell or kill the kernel whenever you like: started again it goes on from the last checkpoint,
-# and on a CPU in fp32 ends with the very same bits. In JupyterLab and VS Code a progress bar and the curve
-# grow as it trains.
+# The plan is written to `runs/<profile>/pretrain_plan.json` and run in this process, or, with `devices`, in
+# several that torchrun starts on that file. Stop the cell or kill the kernel whenever you like: started again
+# it goes on from the last checkpoint, and on a CPU in fp32 ends with the very same bits. In JupyterLab and
+# VS Code a progress bar and the curve grow as it trains.
 
 # %%
-fabric = training.make_fabric(device, precision)
-plan = training.PretrainSettings(
+settings = training.PretrainSettings(
     steps=pretrain_steps,
     batch_size=batch_size,
     learning_rate=pretrain_learning_rate,
@@ -141,25 +142,23 @@ plan = training.PretrainSettings(
     seed=seed,
     every=pretrain_every,
 )
+plan = {
+    "profile": profile,
+    "stage": "pretrain",
+    "patches": drawn,
+    "validation": looked_at,
+    "start": start_weights,
+    "device": device,
+    "precision": precision,
+    "settings": vars(settings),
+}
 panels = {
     "L1": {"train_l1": "training", "l1": "validation"},
     "PSNR (dB)": {"psnr": "validation"},
     "SSIM": {"ssim": "validation"},
 }
 live = figures.LiveCurve(panels) if viewer.has_front_end() else None
-if devices > 1:
-    history = stages.in_processes("pretrain", globals(), devices, live)
-else:
-    history = training.pretrain(
-        train,
-        validation,
-        validation_patches,
-        runs / "pretrain",
-        plan,
-        fabric,
-        live,
-        root / start_weights if start_weights else None,
-    )
+history = stages.train(plan, devices, live)
 
 # %%
 lr_scores = training.zero_filled_scores(validation, validation_patches)
@@ -208,19 +207,16 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 history.to_csv(results / "pretrain_history.csv", index=False)
 outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
 used = {
-    "profile": profile,
-    **training.describe_fabric(fabric),
-    **vars(plan),
+    **training.describe_fabric(training.make_fabric(device, precision)),
+    **vars(settings),
     "patch_size": patch_size,
     "patches": patches,
     "flips": flips,
     "validation_patches": validation_patches,
     "processes": devices,
-    **process,
 }
 inputs = [root / start_weights] if start_weights else []
-told = told_once(runs / "pretrain", environment(used, inputs=inputs, outputs=outputs))
-write_json(results / "02_environment.json", told)
+run.finish(used, inputs, outputs, trained_in=runs / "pretrain")
 
 # %% [markdown]
 # ## Recap

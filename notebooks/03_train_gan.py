@@ -53,19 +53,14 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 # %matplotlib inline
 import pandas as pd
 
-from sprl_utils import figures, stages, training
-from sprl_utils.extras import streaming, viewer  # noqa: F401  streaming registers the fast inference engine
+from sprl_utils import figures, training
+from sprl_utils.extras import stages, streaming, viewer  # noqa: F401  streaming registers the fast inference engine
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
-from sprl_utils.original.grid import GridPatches
-from sprl_utils.patches import RandomPatches
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, told_once, tune_process, write_json
+from sprl_utils.runs import start_run
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "03_environment.json", seed)
+root, runs, results = run.root, run.runs, run.results
 
 # %% [markdown]
 # ## The discriminator
@@ -109,16 +104,19 @@ print("paper, from step 10,000:", "".join(training.gan_schedule(s) for s in rang
 # steps alone.
 
 # %%
-train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
-if patches == "grid":
-    train = GridPatches(train_heads, patch_size, seed + 2, usage, leave_out)
-else:
-    train = RandomPatches(train_heads, patch_size, seed + 2, flips)
+drawn = {
+    "kind": patches,
+    "patch_size": patch_size,
+    "seed": seed + 2,
+    "flips": flips,
+    "usage": usage,
+    "leave_out": leave_out,
+}
+validation_heads = load_prepared(runs / "prepared", "validation")
 start = runs / "pretrain" / "generator.safetensors"
 
 # %%
-fabric = training.make_fabric(device, precision)
-plan = training.GanSettings(
+settings = training.GanSettings(
     steps=gan_steps,
     batch_size=batch_size,
     learning_rate=gan_learning_rate,
@@ -136,6 +134,16 @@ plan = training.GanSettings(
     every=gan_every,
     validate_every=gan_validate_every,
 )
+plan = {
+    "profile": profile,
+    "stage": "gan",
+    "patches": drawn,
+    "validation": {"crop": validation_crop},
+    "start": str(start.relative_to(root)),
+    "device": device,
+    "precision": precision,
+    "settings": vars(settings),
+}
 panels = {
     "Wasserstein estimate": {"wasserstein": "D steps"},
     "gradient penalty": {"penalty": "D steps"},
@@ -143,12 +151,7 @@ panels = {
     "mean change of G's weights": {"weight_change": "G"},
 }
 live = figures.LiveCurve(panels) if viewer.has_front_end() else None
-if devices > 1:
-    history = stages.in_processes("gan", globals(), devices, live)
-else:
-    history = training.train_gan(
-        start, train, validation_heads, runs / "gan", plan, fabric, validation_crop, live
-    )
+history = stages.train(plan, devices, live)
 
 # %%
 figure = figures.curves(history, panels)
@@ -187,17 +190,14 @@ pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN tr
 history.to_csv(results / "gan_history.csv", index=False)
 outputs = [runs / "gan" / f"{name}.safetensors" for name in ("generator", "discriminator")]
 used = {
-    "profile": profile,
-    **training.describe_fabric(fabric),
-    **vars(plan),
+    **training.describe_fabric(training.make_fabric(device, precision)),
+    **vars(settings),
     "patches": patches,
     "flips": flips,
     "validation_crop": validation_crop,
     "processes": devices,
-    **process,
 }
-told = told_once(runs / "gan", environment(used, inputs=[start], outputs=outputs))
-write_json(results / "03_environment.json", told)
+run.finish(used, inputs=[start], outputs=outputs, trained_in=runs / "gan")
 
 # %% [markdown]
 # ## Recap

@@ -43,14 +43,11 @@ from sprl_utils.extras import detail, rescan, streaming, viewer  # noqa: F401  s
 from sprl_utils.extras.weights import held_out_rows
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.runs import start_run
 from sprl_utils.training import describe_fabric, fabric_dtype, make_fabric
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "environment.json", seed)
+root, runs, results = run.root, run.runs, run.results
 
 # %%
 heads = load_prepared(runs / "prepared", "test")
@@ -224,16 +221,8 @@ details.to_csv(results / "detail.csv", index=False)
 rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(whole.to_markdown(index=False) + "\n", encoding="utf-8")
-used = {
-    "profile": profile,
-    "memory_gib": memory_gib,
-    "skip_air": skip_air,
-    "seed": seed,
-    **describe_fabric(fabric),
-    **process,
-}
-files = environment(used, inputs=list(weights.values()), outputs=[results / "metrics.csv"])
-write_json(results / "environment.json", files)
+used = {"memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, **describe_fabric(fabric)}
+run.finish(used, inputs=weights.values(), outputs=[results / "metrics.csv"])
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 
 # %% [markdown]

@@ -51,14 +51,11 @@ from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import intensity_scale
 from sprl_utils.networks import MODELS
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.runs import start_run
 from sprl_utils.volumes import read_volume
 
-root = repo_root()
-runs, results = root / "runs" / profile / "bench", root / "results" / profile
-process = tune_process()
-seed_everything(seed)
-figures.banner(profile)
+run = start_run(profile, "bench_environment.json", seed)
+root, runs, results = run.root, run.runs / "bench", run.results
 
 # %% [markdown]
 # ## What both sides get
@@ -257,15 +254,13 @@ for name, frame in tables.items():
     frame.to_csv(results / f"{name}.csv", index=False)
 traces.rename_axis("step").to_csv(results / "losses.csv")
 used = {
-    "profile": profile,
     "bench_sizes": bench_sizes,
     "bench_memory_gib": bench_memory_gib,
     "original_cubes": original_cubes,
     "matrix_gflops": limit["gflops"],
     "matrix_dtype": limit["dtype"],
-    **process,
 }
-write_json(results / "bench_environment.json", environment(used, outputs=[results / "ratios.csv"]))
+run.finish(used, outputs=[results / "ratios.csv"])
 
 # %% [markdown]
 # ## Recap

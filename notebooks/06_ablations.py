@@ -49,14 +49,11 @@ import pandas as pd
 from sprl_utils import figures
 from sprl_utils.comparison import ablation
 from sprl_utils.prepare import load_prepared
-from sprl_utils.provenance import environment, repo_root, seed_everything, tune_process, write_json
+from sprl_utils.runs import start_run
 from sprl_utils.training import GanSettings, PretrainSettings, describe_fabric, make_fabric
 
-root = repo_root()
-runs, results = root / "runs" / profile, root / "results" / profile
-process = tune_process()
-seed_everything(0)
-figures.banner(profile)
+run = start_run(profile, "ablation_environment.json", seed=0)
+runs, results = run.runs, run.results
 
 # %% [markdown]
 # ## The reference, and what differs from it
@@ -143,7 +140,6 @@ results.mkdir(parents=True, exist_ok=True)
 scores.to_csv(results / "ablations.csv", index=False)
 effects.to_csv(results / "ablation_effects.csv")
 used = {
-    "profile": profile,
     **describe_fabric(fabric),
     **vars(pretraining),
     "patch_size": patch_size,
@@ -152,9 +148,8 @@ used = {
     "gan_learning_rate": gan_learning_rate,
     "ablation_warmup": ablation_warmup,
     "discriminator_width": discriminator_width,
-    **process,
 }
-write_json(results / "ablation_environment.json", environment(used, outputs=[results / "ablations.csv"]))
+run.finish(used, outputs=[results / "ablations.csv"])
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 if {"reference", "GAN, G never trained"} <= set(chosen):
     untrained = scores[scores["variant"].isin(["reference", "GAN, G never trained"])]

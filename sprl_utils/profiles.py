@@ -11,13 +11,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-PARAMETERS_CELL = re.compile(r'^# %% tags=\["parameters"\]\n(.*?)(?=^# %%|\Z)', re.MULTILINE | re.DOTALL)
 
 
 def study_notebooks(folder: Path) -> list[Path]:
@@ -26,31 +25,25 @@ def study_notebooks(folder: Path) -> list[Path]:
 
 
 def notebook_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and defaults of a notebook's ``parameters`` cell.
+    """Names and defaults of a notebook's ``parameters`` cell, as papermill reads them.
 
     Args:
-        notebook: the py:percent source.
+        notebook: the py:percent source, or its ``.ipynb``.
 
     Raises:
-        ValueError: not exactly one such cell, or a line in it that is not ``name = literal``.
+        ValueError: no such cell, or a default that is no literal.
     """
-    notebook = Path(notebook)
-    cells = PARAMETERS_CELL.findall(notebook.read_text(encoding="utf-8"))
-    if len(cells) != 1:
-        raise ValueError(f"notebook {notebook.name}: expected one parameters cell, found {len(cells)}")
-    parameters = {}
-    for line in ast.parse(cells[0]).body:
+    import jupytext  # a second of imports that only this needs
+    import papermill
+
+    where, parameters = f"notebook {Path(notebook).name}", {}
+    for name, facts in papermill.inspect_notebook(jupytext.read(notebook)).items():
         try:
-            (target,) = line.targets
-            name, value = target.id, ast.literal_eval(line.value)
-        except (AttributeError, ValueError):
-            raise ValueError(
-                f"notebook {notebook.name}: parameters cell: expected name = literal, "
-                f"found {ast.unparse(line)}"
-            ) from None
-        if name in parameters:
-            raise ValueError(f"notebook {notebook.name}: parameters cell: expected {name} once, found twice")
-        parameters[name] = value
+            parameters[name] = ast.literal_eval(facts["default"])
+        except (ValueError, SyntaxError):
+            raise ValueError(f"{where}: {name}: expected a literal, found {facts['default']}") from None
+    if not parameters:
+        raise ValueError(f"{where}: expected a parameters cell, found none")
     return parameters
 
 
@@ -85,17 +78,15 @@ def read_profile(path: Path) -> dict[str, Any]:
         raise ValueError(f"profile {path.stem}: expected one of {known}, found no file {path.name}")
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())
         raise ValueError(f"profile {path.stem}: expected YAML, found {found}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"profile {path.stem}: expected names and values, found {type(values).__name__}")
-    keys = [key.value for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"profile {path.stem}: {key}: expected once, found {keys.count(key)} times")
+    for key, count in Counter(key.value for key, _ in node.value).items():
+        if count > 1:
+            raise ValueError(f"profile {path.stem}: {key}: expected once, found {count} times")
     return values
 
 
@@ -111,20 +102,14 @@ def check_profile(profile: Path, notebooks: Iterable[Path]) -> None:
     """
     profile = Path(profile)
     values, defaults = read_profile(profile), all_parameters(notebooks)
-    if values.get("profile") != profile.stem:
-        raise ValueError(
-            f"profile {profile.stem}: profile: expected {profile.stem!r}, found {values.get('profile')!r}"
-        )
+    if (name := values.get("profile")) != profile.stem:
+        raise ValueError(f"profile {profile.stem}: profile: expected {profile.stem!r}, found {name!r}")
     for key, value in values.items():
+        where = f"profile {profile.stem}: {key}"
         if key not in defaults:
-            raise ValueError(
-                f"profile {profile.stem}: {key}: expected a parameter of a notebook, found none of that name"
-            )
+            raise ValueError(f"{where}: expected a parameter of a notebook, found none of that name")
         if not _fits(value, defaults[key]):
-            raise ValueError(
-                f"profile {profile.stem}: {key}: expected {_kind(defaults[key])}, "
-                f"found {_kind(value)}: {value!r}"
-            )
+            raise ValueError(f"{where}: expected {_kind(defaults[key])}, found {_kind(value)}: {value!r}")
 
 
 def profile_for(profile: Path, notebook: Path) -> dict[str, Any]:
@@ -134,13 +119,9 @@ def profile_for(profile: Path, notebook: Path) -> dict[str, Any]:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    if default is None:
-        return True
-    if isinstance(default, list):
-        return isinstance(value, list) and (
-            not default or all(any(_fits(v, d) for d in default) for v in value)
-        )
-    return type(value) is type(default) or (type(default) is float and type(value) is int)
+    if isinstance(default, list) and isinstance(value, list):
+        return not default or all(any(_fits(v, d) for d in default) for v in value)
+    return default is None or type(value) is type(default) or (type(default) is float and type(value) is int)
 
 
 def _kind(value: Any) -> str:

@@ -161,24 +161,24 @@ def known_sha256(path: str | os.PathLike) -> str:
     return found
 
 
-def told_once(run: str | os.PathLike, found: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run depended on: ``found`` the first time, kept in its folder; later what was kept.
+def keep_record(run: str | os.PathLike, found: dict[str, Any]) -> dict[str, Any]:
+    """The provenance record of a finished training run: the first one, which is kept in the run's folder.
 
-    A run that is opened again after its end was not made by the code and machine that open it. Only what it
-    is validated on may change then, and the tables of that.
+    A run that is opened again was not made by the code and machine that open it. Only what it is validated
+    on may change then, and the tables of that. Other weights are another run, with a new record.
 
     Args:
         run: folder of the run.
-        found: as `environment` tells it, with the run's outputs.
+        found: the record as `environment` gives it now, with the run's outputs.
     """
     path = Path(run) / "environment.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if told and _without_tables(told["outputs"]) == _without_tables(found["outputs"]):
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if kept and _without_tables(kept["outputs"]) == _without_tables(found["outputs"]):
         validation = {k: v for k, v in found.get("profile", {}).items() if k.startswith("validation")}
-        found = told | {"outputs": found["outputs"]}
+        found = kept | {"outputs": found["outputs"]}
         if validation:
-            found["profile"] = told["profile"] | validation
-    if found != told:
+            found["profile"] = kept["profile"] | validation
+    if found != kept:
         write_json(path, found)
     return found
 

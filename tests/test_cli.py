@@ -462,19 +462,6 @@ def test_a_log_file_shows_how_far_it_is(tmp_path, resolve, capsys, monkeypatch):
 # ---- the other commands -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("profile: mine\npretrain_step: 3\n", "pretrain_step: expected a parameter of a notebook"),
-        ("pretrain_steps: 3\n", "profile: expected 'mine', found None"),
-    ],
-)
-def test_a_profile_with_a_slip_trains_nothing(tmp_path, capsys, text, words):
-    (tmp_path / "mine.yaml").write_text(text)
-    assert main(["train", "--profile", str(tmp_path / "mine.yaml")]) == 1
-    assert words in capsys.readouterr().err
-
-
 def test_degrade_then_evaluate(tmp_path, capsys):
     hr = save(tmp_path / "hr.nii.gz", blob())
     lr = tmp_path / "lr.nii.gz"

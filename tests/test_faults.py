@@ -113,19 +113,19 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path):
     code = """
 from test_training import *
 disk, prepared, out = map(Path, sys.argv[1:])
-save = training.Run.save
+save = checkpoints.Run.save
 def save_and_fill(self, step):
     save(self, step)
     if step == 3:
         (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**20))
 import shutil
-training.Run.save = save_and_fill
+checkpoints.Run.save = save_and_fill
 try:
     run_pretrain(prepared, disk / "run")
 except OSError as error:
     print(error)
-training.Run.save = save
-print(training.read_checkpoint(disk / "run" / "checkpoint.pt")["step"])
+checkpoints.Run.save = save
+print(checkpoints.read_checkpoint(disk / "run" / "checkpoint.pt")["step"])
 (disk / "filler").unlink()
 run_pretrain(prepared, disk / "run")
 shutil.copytree(disk / "run", out)

@@ -53,8 +53,10 @@ def test_a_clone_may_lie_anywhere_and_its_notebooks_do_not_tell(clone):
     """The recipe of a notebook, with a papermill that leaves a file of this machine, as warnings do."""
     (clone / "papermill.py").write_text(
         "import sys, pathlib, json, sprl_utils\n"
+        "inspect_notebook = lambda notebook: {'profile': {'default': '\"smoke\"'}}\n"
         "text = json.dumps({'warning': sprl_utils.__file__}, ensure_ascii=False)\n"
-        "pathlib.Path(sys.argv[-1]).write_text(text, encoding='utf-8')\n"
+        "if __name__ == '__main__':\n"
+        "    pathlib.Path(sys.argv[-1]).write_text(text, encoding='utf-8')\n"
     )
     done = make(clone, "results/smoke/05_speed.ipynb", "PROFILE=smoke")
     assert done.returncode == 0, done.stderr

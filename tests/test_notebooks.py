@@ -7,13 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from sprl_utils.profiles import (
-    PARAMETERS_CELL,
-    all_parameters,
-    check_profile,
-    notebook_parameters,
-    read_profile,
-)
+from sprl_utils.profiles import all_parameters, check_profile, notebook_parameters, read_profile
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 STAGES = ["01_prepare_data", "02_pretrain_generator", "03_train_gan", "04_evaluate"]
@@ -121,9 +115,11 @@ def test_code_cells_define_nothing(source):
 def test_parameters_are_literals_each_with_help(source):
     """One ``=`` a line: papermill reads the comment behind it as the parameter's help."""
     assert notebook_parameters(source)["profile"] == "smoke"
-    (cell,) = PARAMETERS_CELL.findall(source.read_text(encoding="utf-8"))
-    for line in cell.strip().splitlines():
+    (cell,) = (c for c in code_cells(source) if "parameters" in c.metadata.get("tags", []))
+    lines = cell.source.splitlines()
+    for line in lines:
         assert re.fullmatch(r"[a-z][a-z0-9_]* = [^=#]+  # [^=]+", line), line
+    assert len(notebook_parameters(source)) == len(lines)
 
 
 @each_profile

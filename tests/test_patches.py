@@ -55,5 +55,3 @@ def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
         RandomPatches([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):
         RandomPatches([], 8, seed=0)
-
-

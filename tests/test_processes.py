@@ -1,6 +1,5 @@
 """Several processes on one machine (gloo): what they learn, and what happens when one of them dies."""
 
-import ast
 import os
 import signal
 import subprocess
@@ -15,11 +14,10 @@ import torch
 from conftest import make_head, write_prepared
 from test_training import RUNS, count_rows, same_files
 
-from sprl_utils import profiles, stages, training
-from sprl_utils.scans.cli import main
+from sprl_utils import checkpoints, training
+from sprl_utils.extras import stages
 
 REPOSITORY = Path(__file__).parents[1]
-SOURCES = profiles.study_notebooks(REPOSITORY / "notebooks")
 FROZEN = {"pretrain": {"norm_patches": 3}, "gan": {}}  # the GAN stage never changes BatchNorm's statistics
 
 
@@ -48,7 +46,7 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(stage, heads
     prepared, one, two = (tmp_path / name for name in ("prepared", "one", "two"))
     RUNS[stage](prepared, one, batch_size=2, **FROZEN[stage])
     finish(in_two(stage, prepared, two))
-    alone, shared = (training.read_checkpoint(out / "checkpoint.pt") for out in (one, two))
+    alone, shared = (checkpoints.read_checkpoint(out / "checkpoint.pt") for out in (one, two))
     for optimizer in (name for name in alone if "optimizer" in name):
         gradients = [state[optimizer]["state"].values() for state in (alone, shared)]
         for a, b in zip(*gradients, strict=True):
@@ -73,7 +71,7 @@ def test_one_process_is_killed_and_the_run_goes_on_from_its_checkpoint(heads, tm
     _, errors = run.communicate(timeout=120)
     assert run.returncode != 0 and "Signal 9 (SIGKILL)" in errors.decode()
     assert not any(worker.is_running() for worker in workers), "a process outlived the run"
-    assert 0 < training.read_checkpoint(killed / "checkpoint.pt")["step"] < 39
+    assert 0 < checkpoints.read_checkpoint(killed / "checkpoint.pt")["step"] < 39
     finish(in_two("pretrain", prepared, killed, steps=40))
     assert same_files(whole, killed, ["generator.safetensors", "history.csv"])
 
@@ -85,7 +83,7 @@ def test_all_processes_score_anew_where_the_validation_settings_changed(heads, t
     told = finish(in_two("pretrain", prepared, out, steps=2, validation_patches=3))
     assert told.count("found scores measured with another choice of validation_patches") == 1
     assert (out / "generator.safetensors").read_bytes() == weights
-    assert training.read_checkpoint(out / "checkpoint.pt")["measured_on"]["validation_patches"] == 3
+    assert checkpoints.read_checkpoint(out / "checkpoint.pt")["validated_on"]["validation_patches"] == 3
 
 
 @pytest.fixture
@@ -101,58 +99,40 @@ def checkout(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-TINY = {
-    "profile": "tiny",
-    "pretrain_steps": 2,
-    "gan_steps": 2,
-    "gan_warmup": 1,
-    "d_per_g": 1,
-    "discriminator_width": 2,
-    "device": "cpu",
-    "precision": "32-true",
-}
+def plan(stage: str) -> dict:
+    gan = stage == "gan"
+    settings = training.GanSettings(2, warmup=1, d_per_g=1, patch_size=16, width=2, every=1)
+    return {
+        "profile": "tiny",
+        "stage": stage,
+        "patches": {"kind": "random", "patch_size": 16, "seed": 2 * gan, "flips": True, "usage": 1.0,
+                    "leave_out": []},
+        "validation": {"crop": [16, 16, 16]} if gan else {"patches": 2, "patch_size": 16, "seed": 1},
+        "start": "runs/tiny/pretrain/generator.safetensors" if gan else "",
+        "device": "cpu",
+        "precision": "32-true",
+        "settings": vars(settings if gan else training.PretrainSettings(2, init="identity", every=1)),
+    }  # fmt: skip
 
 
-def test_sprl_train_and_the_notebook_start_the_same_thing(checkout, capfd):
-    plan = checkout / "tiny.yaml"
-    plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
-    assert main(["train", "--profile", str(plan)]) == 0
-    assert main(["train", "--profile", str(plan), "--stage", "gan", "--devices", "2"]) == 0
-    assert "weight_change" in capfd.readouterr().out
-    shell = training.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
-    (checkout / "runs/tiny/gan").rename(checkout / "shell")
+def test_a_plan_gives_the_same_run_from_the_shell_and_from_a_notebook(checkout):
+    """What the notebook trains in two processes is what torchrun on its plan finds finished."""
+    stages.train(plan("pretrain"))
     shown = []
-    everything = profiles.all_parameters(SOURCES) | TINY | {"another": object()}
-    history = stages.in_processes("gan", everything, 2, shown.append)
-    pd.testing.assert_frame_equal(history, pd.read_csv(checkout / "shell" / "history.csv"))
-    again = training.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
-    assert again["fingerprint"] == shell["fingerprint"] and again["fingerprint"]["processes"] == 2
+    history = stages.train(plan("gan"), 2, shown.append)
+    first = checkpoints.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
+    assert first["fingerprint"]["processes"] == 2
+    (checkout / "runs/tiny/gan").rename(checkout / "notebook")
+    command, environment = stages.torchrun_command(checkout / "runs/tiny/gan_plan.json", 2)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "weight_change" in done.stdout
+    pd.testing.assert_frame_equal(history, pd.read_csv(checkout / "runs/tiny/gan/history.csv"))
+    again = checkpoints.read_checkpoint(checkout / "runs/tiny/gan/checkpoint.pt")
+    assert again["fingerprint"] == first["fingerprint"]
 
 
-def test_processes_that_fail_are_reported_in_one_line(checkout, capfd):
-    plan = checkout / "tiny.yaml"
-    plan.write_text("\n".join(f"{k}: {v}" for k, v in TINY.items()))
-    assert main(["train", "--profile", str(plan), "--stage", "gan", "--devices", "2"]) == 1
-    assert "sprl train: expected 2 processes to finish, found one that failed" in capfd.readouterr().err
+def test_processes_that_fail_are_reported_in_one_line(checkout):
     with pytest.raises(RuntimeError, match=r"expected 2 processes .* see runs/tiny/gan.log"):
-        stages.in_processes("gan", profiles.all_parameters(SOURCES) | TINY, 2)
-    assert "pretrain/generator.safetensors: expected" in (checkout / "runs/tiny/gan.log").read_text(
-        encoding="utf-8"
-    )
-
-
-@pytest.mark.parametrize("stage", stages.NOTEBOOKS)
-@pytest.mark.parametrize(
-    "profile", sorted((REPOSITORY / "notebooks/profiles").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_settings_are_those_that_the_notebook_writes_out(stage, profile):
-    """The notebook's own expression, evaluated with the profile's parameters."""
-    notebook = ast.parse((REPOSITORY / "notebooks" / stages.NOTEBOOKS[stage]).read_text(encoding="utf-8"))
-    plan = next(
-        node.value
-        for node in ast.walk(notebook)
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "plan"
-    )
-    parameters = stages.parameters_of(stage, profiles.read_profile(profile))
-    told = eval(compile(ast.Expression(plan), "plan", "eval"), {"training": training, **parameters})
-    assert stages.settings_of(stage, parameters) == told
+        stages.train(plan("gan"), 2)  # nothing was pretrained
+    told = (checkout / "runs/tiny/gan.log").read_text(encoding="utf-8")
+    assert "pretrain/generator.safetensors: expected" in told

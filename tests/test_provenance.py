@@ -76,8 +76,8 @@ def test_the_number_of_processors_is_of_those_allowed():
     """As SLURM and containers give them: one of many."""
     code = (
         "import os; os.cpu_count = lambda: 96; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from sprl_utils import provenance, stages\n"
-        "threads = stages.processes_command([], 1)[1]['OMP_NUM_THREADS']\n"
+        "from sprl_utils import provenance; from sprl_utils.extras import stages\n"
+        "threads = stages.torchrun_command('', 1)[1]['OMP_NUM_THREADS']\n"
         "print(provenance.environment({})['cpu']['count'], threads)"
     )
     plain = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
@@ -164,8 +164,8 @@ def test_a_run_that_is_validated_anew_was_still_trained_where_it_was(tmp_path):
                "outputs": {"w.safetensors": "1", "history.csv": "2"}}  # fmt: skip
     looked = {"git": {"commit": "b"}, "profile": {"steps": 5, "validation_patches": 3},
               "outputs": {"w.safetensors": "1", "history.csv": "3"}}  # fmt: skip
-    provenance.told_once(tmp_path, trained)
-    told = provenance.told_once(tmp_path, looked)
+    provenance.keep_record(tmp_path, trained)
+    told = provenance.keep_record(tmp_path, looked)
     assert told == looked | {"git": {"commit": "a"}}
     assert json.loads((tmp_path / "environment.json").read_text()) == told
 
@@ -179,7 +179,7 @@ def test_a_finished_run_that_is_opened_again_keeps_what_was_told_of_it(tmp_path)
     made = {"git": {"commit": "a", "dirty": True}, "outputs": {"weights": "1"}}
     opened = made | {"git": {"commit": "b", "dirty": False}}
     retrained = opened | {"outputs": {"weights": "2"}}
-    told = [provenance.told_once(tmp_path, found) for found in (made, opened, retrained, opened)]
+    told = [provenance.keep_record(tmp_path, found) for found in (made, opened, retrained, opened)]
     assert told == [made, made, retrained, opened]
 
 

@@ -1,4 +1,3 @@
-import copy
 import errno
 import itertools
 import json
@@ -17,7 +16,7 @@ import pytest
 import torch
 from conftest import make_head, write_prepared
 
-from sprl_utils import losses, networks, training
+from sprl_utils import checkpoints, losses, networks, training
 from sprl_utils.comparison import networks as comparators
 from sprl_utils.networks import Generator, load_generator, save_weights
 from sprl_utils.patches import Prepared, RandomPatches
@@ -81,14 +80,6 @@ def test_the_papers_schedule_step_by_step():
     assert [training.gan_schedule(step) for step in range(len(told))] == told
 
 
-@pytest.mark.parametrize("counters", [(10_000, 7, 500, 200), (3, 1, 10, 0), (0, 2, 7, 4)])
-def test_g_steps_are_counted_as_the_schedule_makes_them(counters):
-    count = 0
-    for step in range(counters[0] + 2000):
-        count += training.gan_schedule(step, *counters) == "G"
-        assert training._g_steps(step, counters) == count
-
-
 def test_the_cosine_rises_and_falls_to_nothing():
     settings = training.PretrainSettings(steps=100, rate_schedule="cosine", rate_warmup=10)
     rates = [training.learning_rate(step, settings) for step in range(101)]
@@ -97,20 +88,31 @@ def test_the_cosine_rises_and_falls_to_nothing():
     assert {training.learning_rate(s, training.PretrainSettings(steps=9)) for s in range(9)} == {1.0}
 
 
-def test_the_running_average_of_a_constant_is_the_constant():
+def test_the_running_average_of_a_constant_is_the_constant_and_then_follows_at_its_decay():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    average = copy.deepcopy(model)
-    for step in range(5):
-        training.update_average(average, model, 0.9, step)
-    assert all(
-        torch.allclose(a, b)
-        for a, b in zip(average.state_dict().values(), model.state_dict().values(), strict=True)
-    )
+    average = training.averaged(model, 0.9)
+    for _ in range(200):  # so many that the decay is 0.9, not the smaller one of the start
+        average.update_parameters(model)
+    for a, b in zip(average.module.state_dict().values(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    before = average.module[0].weight.clone()
     with torch.no_grad():
         model[0].weight += 1
-    before = average[0].weight.clone()
-    training.update_average(average, model, 0.9, 10_000)
-    torch.testing.assert_close(average[0].weight, before + 0.1)
+    average.update_parameters(model)
+    torch.testing.assert_close(average.module[0].weight, before + 0.1)
+
+
+def test_the_running_average_soon_forgets_its_start():
+    """Weights 0, then 1, 1, 1: decays of 1/10, 2/11 and 3/12 leave their product of the 0."""
+    model = torch.nn.Linear(1, 1)
+    for value in (0.0, 1.0):
+        torch.nn.init.constant_(model.weight, value)
+        if value == 0:
+            average = training.averaged(model, 0.999)
+            average.update_parameters(model)
+    for _ in range(3):
+        average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(1 - 1 / 10 * 2 / 11 * 3 / 12)
 
 
 def test_reconstruction_and_compressors_learn_at_their_own_rates():
@@ -118,7 +120,7 @@ def test_reconstruction_and_compressors_learn_at_their_own_rates():
     settings = training.PretrainSettings(
         steps=1, learning_rate=1.0, rate_reconstruction=0.05, rate_compressors=0.3
     )
-    rate = {id(p): g["lr"] for g in training._rate_groups(generator, settings) for p in g["params"]}
+    rate = {id(p): g["lr"] for g in training.rate_groups(generator, settings) for p in g["params"]}
     assert len(rate) == len(list(generator.parameters()))
     for name, parameter in generator.named_parameters():
         expected = 0.05 if name.startswith("recon") else 0.3 if name.startswith("comp") else 1.0
@@ -136,12 +138,12 @@ def test_pretraining_learns_to_undo_a_gain(tmp_path):
 def test_frozen_batchnorm_is_set_once_and_survives_a_resumed_run(heads, tmp_path, monkeypatch):
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
     run_pretrain(tmp_path / "prepared", whole, norm_patches=3)
-    save = training.Run.save
-    monkeypatch.setattr(training.Run, "save", lambda self, step: (save(self, step), 1 / (step < 5)))
+    save = checkpoints.Run.save
+    monkeypatch.setattr(checkpoints.Run, "save", lambda self, step: (save(self, step), 1 / (step < 5)))
     with pytest.raises(ZeroDivisionError):
         run_pretrain(tmp_path / "prepared", stopped, norm_patches=3)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "set_batchnorm", None)
+    monkeypatch.setattr(training, "update_bn", None)
     run_pretrain(tmp_path / "prepared", stopped, norm_patches=3)
     assert same_files(whole, stopped, ["generator.safetensors", "history.csv"])
 
@@ -194,7 +196,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(stage, heads, tmp_pa
         process.send_signal(signal.SIGKILL)
         process.wait()
         stopped.append(
-            training.read_checkpoint(killed / "checkpoint.pt")["step"]
+            checkpoints.read_checkpoint(killed / "checkpoint.pt")["step"]
             if (killed / "checkpoint.pt").exists()
             else None
         )
@@ -213,9 +215,8 @@ def count_rows(path: Path) -> int:
 
 def test_a_second_process_is_kept_out_of_a_run_until_the_first_ends(heads, tmp_path):
     out = tmp_path / "run"
-    code = (
-        f"from test_training import *; training._lock(Path({str(out)!r})); print('in', flush=True); input()"
-    )
+    hold = f"lock = checkpoints.lock_folder(Path({str(out)!r}))"
+    code = f"from test_training import *; {hold}; print('in', flush=True); input()"
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(
@@ -313,23 +314,33 @@ def test_what_the_manifest_says_of_a_head_is_no_other_run(heads, tmp_path, capsy
 
 
 @pytest.mark.parametrize("stage", RUNS)
-def test_a_checkpoint_of_an_earlier_version_is_resumed(stage, heads, tmp_path):
-    """It numbers what it read, and lacks a setting that came later and the validation settings."""
-    prepared, out = tmp_path / "prepared", tmp_path / "run"
-    RUNS[stage](prepared, out, steps=2)
-    state = training.read_checkpoint(out / "checkpoint.pt")
-    facts = state["fingerprint"]
-    patches = RandomPatches([Prepared(prepared / "train-head")], facts.get("patch_size", 8), seed=0)
-    facts["data 1"] = training._digest(patches, without=())
-    start = facts.pop("start weights")
-    facts |= {"data 2": "of the validation patches"} if stage == "pretrain" else {"data 2": start}
-    for later in ("training patches", "weight_clip", "norm_patches"):
-        facts.pop(later, None)
-    del state["measured_on"]
-    torch.save(state, out / "checkpoint.pt")
-    with pytest.warns(UserWarning, match="scored anew"):
-        RUNS[stage](prepared, out, steps=2)
+def test_a_checkpoint_from_before_a_setting_is_resumed(stage, heads, tmp_path):
+    """It was made with the setting's default."""
+    RUNS[stage](tmp_path / "prepared", tmp_path / "run", steps=2)
+    change_fingerprint(tmp_path / "run", without=("weight_clip", "norm_patches"))
+    RUNS[stage](tmp_path / "prepared", tmp_path / "run", steps=2)
     assert not list(tmp_path.glob("*.before-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"without": ("checkpoint format",)}, "(checkpoint format)"),  # what every older checkpoint lacks
+        ({"gone_since": 1}, "(gone_since)"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_moved_aside(change, words, heads, tmp_path, capsys):
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+    change_fingerprint(tmp_path / "run", **change)
+    run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
+    assert f"other settings {words}; moved it to run.before-1" in capsys.readouterr().out
+    assert (tmp_path / "run.before-1" / "checkpoint.pt").exists()
+
+
+def change_fingerprint(run: Path, without=(), **added) -> None:
+    state = checkpoints.read_checkpoint(run / "checkpoint.pt")
+    facts = {k: v for k, v in state["fingerprint"].items() if k not in without}
+    torch.save(state | {"fingerprint": facts | added}, run / "checkpoint.pt")
 
 
 def test_no_random_number_of_a_run_depends_on_the_models_that_there_are(heads, tmp_path, monkeypatch):
@@ -347,9 +358,7 @@ def test_a_file_system_without_locks_is_said_and_training_goes_on(code, tmp_path
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     with pytest.warns(UserWarning, match=f"found one without .{os.strerror(code)}"):
-        training._lock(tmp_path / "run")
-    with warnings.catch_warnings(action="error"):
-        training._lock(tmp_path / "run")  # said once
+        checkpoints.lock_folder(tmp_path / "run")
 
 
 def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):

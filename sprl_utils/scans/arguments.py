@@ -155,13 +155,6 @@ def _view_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="overwrite a file that is there")
 
 
-def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--profile", required=True, help="one of notebooks/profiles/, or a YAML file of parameters")
-    add("--stage", default="pretrain", choices=("pretrain", "gan"), help="(pretrain)")
-    add("--devices", type=int, metavar="N", help="processes here, a GPU each (the profile's)")
-
-
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("root", help="HCP's layout (also s3://bucket/folder), BIDS, or HR/ and LR/")
@@ -179,7 +172,6 @@ COMMANDS = {
     "degrade": (_degrade_arguments, "cut k-space: low resolution on the same grid"),
     "view": (_view_arguments,
         "write a page to look around in a scan, or in two side by side; no network needed"),
-    "train": (_train_arguments, "train on what 01_prepare_data prepared, without a notebook"),
     "manifest": (_manifest_arguments, "list the scans of a folder, with splits"),
 }
 # fmt: on

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import re
-import subprocess
 import sys
 import time
 import warnings
@@ -25,8 +23,7 @@ from sprl_utils.manifest import SPLITS, assign_splits, write_manifest
 from sprl_utils.masks import intensity_scale
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.original.split import rule_named
-from sprl_utils.profiles import check_profile, read_profile, study_notebooks
-from sprl_utils.provenance import repo_root, tune_process, write_json
+from sprl_utils.provenance import tune_process, write_json
 from sprl_utils.scans import batch, bids
 from sprl_utils.scans.apply import make_plan, sharpen
 from sprl_utils.scans.arguments import parse
@@ -186,32 +183,6 @@ def _degrade(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace) -> int:
-    # seconds of imports that only this command needs
-    from sprl_utils.stages import parameters_of, processes_command, run_stage
-
-    path, notebooks = Path(args.profile), repo_root() / "notebooks"
-    if path.suffix != ".yaml":
-        path = notebooks / "profiles" / f"{args.profile}.yaml"
-    check_profile(path, study_notebooks(notebooks))
-    parameters = parameters_of(args.stage, read_profile(path))
-    processes = args.devices or parameters["devices"]
-    if processes > 1 and "LOCAL_RANK" not in os.environ:
-        command, environment = processes_command(
-            ["train", "--profile", args.profile, "--stage", args.stage], processes
-        )
-        if subprocess.run(command, env=environment).returncode:
-            raise ChildProcessError(
-                f"expected {processes} processes to finish, found one that failed or was killed; "
-                "started again, training goes on from the last checkpoint"
-            )
-        return 0
-    history = run_stage(args.stage, parameters)
-    if os.environ.get("RANK", "0") == "0":
-        print(history.dropna(axis=1, how="all").tail(1).to_string(index=False))
-    return 0
-
-
 def _manifest(args: argparse.Namespace) -> int:
     batch.check_outputs([args.output], force=args.force)
     found = find_subjects(args.root, lambda line: _say(args, line))
@@ -229,7 +200,6 @@ COMMANDS = {
     "evaluate": _evaluate,
     "degrade": _degrade,
     "view": _view,
-    "train": _train,
     "manifest": _manifest,
 }
 
