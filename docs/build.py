@@ -1,7 +1,7 @@
 """One static site of all runs in results/, which opens without a server and without a network (`make site`).
 
-``python docs/build.py [REPOSITORY [SITE]]``. Sphinx reads a folder of links to the executed notebooks and to the
-text pages, with a front page and one page per run that are rendered from ``pages/``. No notebook is executed.
+``python docs/build.py [REPOSITORY [SITE [OPTION OF SPHINX ...]]]``. Sphinx reads copies of the executed notebooks and
+of the text pages, and a front page and one page per run that are rendered from ``pages/``. No notebook is executed.
 """
 
 import json
@@ -15,102 +15,85 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
-TEXTS = ("data_manifest/README.md", "sprl_utils/extras/weights/README.md", "CONTRIBUTING.md", "DECISIONS.md")
-TEXTS += ("CHANGELOG.md",)
-BESIDE = ("*.csv", "figures", "slices")  # what a run's page shows or offers beside its notebooks
+TEXTS = ["README.md", "data_manifest/README.md", "sprl_utils/extras/weights/README.md"]
+TEXTS += ["CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md"]
+SMOKE = "smoke"  # its numbers are no results
 
 
-def build(root: Path, site: Path) -> int:
-    """Write the site of the results in a repository; returns Sphinx's exit status, warnings are errors.
+def build(root: Path, site: Path, *options: str) -> int:
+    """Write the site of a repository's results; returns Sphinx's exit status."""
+    work = root / "runs" / "site"
+    shutil.rmtree(work / "source", ignore_errors=True)
+    shutil.rmtree(site, ignore_errors=True)
+    stage(root, work / "source")
+    return build_main(["-q", "-j", "auto", "-d", f"{work}/doctrees", *options, f"{work}/source", str(site)])
+
+
+def stage(root: Path, source: Path) -> None:
+    """Fill the folder that Sphinx reads.
 
     Raises:
         FileNotFoundError: there are no executed notebooks.
     """
-    work = root / "runs" / "site"
-    source = stage(root, work / "source")
-    shutil.rmtree(site, ignore_errors=True)
-    options = ["-q", "-W", "--keep-going", "-j", "auto", "-d", str(work / "doctrees")]
-    return build_main([*options, str(source), str(site)])
-
-
-def stage(root: Path, source: Path) -> Path:
-    """A folder with Sphinx's sources: links, and pages that are rendered; returns it."""
-    runs = find_runs(root)
+    runs, texts = find_runs(root), [name for name in TEXTS if (root / name).exists()]
     if not runs:
-        raise FileNotFoundError(
-            f"site: {root / 'results'}: expected executed notebooks, found none; run `make reproduce`"
-        )
-    shutil.rmtree(source, ignore_errors=True)
-    templates = Environment(loader=FileSystemLoader(HERE / "pages"), trim_blocks=True, lstrip_blocks=True)
-    texts = [name for name in TEXTS if (root / name).exists()]
-    for path, name in [(HERE / n, n) for n in ("conf.py", "_static")] + [(root / n, n) for n in texts]:
-        link(path, source / name)
-    for run in runs:
-        folder = root / "results" / run["name"]
-        for path in [*run["pages"], *(p for pattern in BESIDE for p in folder.glob(pattern))]:
-            link(path, source / path.relative_to(root))
-        page = templates.get_template("run.md").render(run, folder="")
-        (source / "results" / run["name"] / "index.md").write_text(page, encoding="utf-8")
-    first = runs[0]
-    front = templates.get_template("index.md").render(
-        first, folder=f"results/{first['name']}/", runs=runs, texts=texts
-    )
+        expected = "expected executed notebooks, found none; run `make reproduce`"
+        raise FileNotFoundError(f"site: {root / 'results'}: {expected}")
+    shutil.copytree(HERE / "_static", source / "_static")
+    copy(HERE / "conf.py", source / "conf.py")
+    for path in [root / name for name in texts] + [path for run in runs for path in run["files"]]:
+        copy(path, source / path.relative_to(root))
+    pages = Environment(loader=FileSystemLoader(HERE / "pages"), trim_blocks=True, lstrip_blocks=True)
+    front = pages.get_template("index.md").render(runs=runs, texts=texts)
     (source / "index.md").write_text(front, encoding="utf-8")
-    return source
+    for run in runs:
+        page = pages.get_template("run.md").render(run=run)
+        (source / "results" / run["name"] / "index.md").write_text(page, encoding="utf-8")
 
 
-def link(path: Path, place: Path) -> None:
-    """A symbolic link, so that Sphinx sees when the file itself changes."""
+def copy(path: Path, place: Path) -> None:
+    """A copy with the file's own time, by which Sphinx sees whether it changed."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(path)
+    shutil.copy2(path, place)
 
 
 def find_runs(root: Path) -> list[dict[str, Any]]:
-    """What is known of each run that has pages: the demo first, then by the first notebook. Smoke is no result."""
+    """What is known of each run that has pages: the first is the demo; what a run did not write is empty."""
     runs = []
-    for folder in (p for p in (root / "results").iterdir() if p.is_dir() and p.name != "smoke"):
-        pages = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if "." not in p.stem)  # no .failed.ipynb
-        pages += sorted(p for p in folder.glob("*.md") if p.name != "table.md")
-        if pages:
-            runs.append({"name": folder.name, "pages": pages, **describe(root, folder)})
-    return sorted(runs, key=lambda run: (run["name"] != "demo", run["pages"][0].name, run["name"]))
+    for folder in (p for p in root.glob("results/*/") if p.name != SMOKE):
+        notebooks = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if "." not in p.stem)  # no .failed.ipynb
+        pages = notebooks + sorted(p for p in folder.glob("*.md") if p.name not in ("table.md", "index.md"))
+        if not pages:
+            continue
+        tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("*/*.png"))
+        comment = re.match(r"(#.*\n)*", read(root / "notebooks" / "profiles" / f"{folder.name}.yaml"))[0]
+        run = {"name": folder.name, "pages": [p.stem for p in pages], "tables": [p.name for p in tables]}
+        run["files"] = [*pages, *tables, *pictures]
+        run["about"] = re.sub(r"^# ?(make .*)?", "", comment, flags=re.MULTILINE)
+        run["record"] = json.loads(read(max(folder.glob("*environment.json"), default=folder / "none")) or "{}")
+        run["heads"] = json.loads(read(folder / "slices" / "index.json") or "{}")
+        run["table"] = read(folder / "table.md")
+        run["bars"] = (folder / "figures" / "bars.png").exists()
+        runs.append(run)
+    return sorted(runs, key=lambda run: (run["name"] != "demo", run["pages"][0], run["name"]))
 
 
-def describe(root: Path, folder: Path) -> dict[str, Any]:
-    """Profile's comment, origin, table, slices and figures of a run; what it did not write is empty."""
-    profile, index, table = (
-        root / "notebooks" / "profiles" / f"{folder.name}.yaml",
-        folder / "slices" / "index.json",
-        folder / "table.md",
-    )
-    comment = re.match(r"(?:#.*\n)*", profile.read_text(encoding="utf-8") if profile.exists() else "")[0]
-    return {
-        "about": re.sub(r"^# ?(make .*\n)?", "", comment, flags=re.MULTILINE),
-        "origin": origin(folder),
-        "table": table.read_text(encoding="utf-8") if table.exists() else "",
-        "heads": json.loads(index.read_text(encoding="utf-8")) if index.exists() else {},
-        "figures": {p.stem: p.name for p in folder.glob("figures/*.png")},
-        "tables": sorted(p.name for p in folder.glob("*.csv")),
-    }
+def read(path: Path) -> str:
+    """The text of a file, empty where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def origin(folder: Path) -> str:
-    """Commit and machine of the run, from its last provenance record."""
-    records = sorted(folder.glob("*environment.json"))
-    if not records:
-        return ""
-    facts = json.loads(records[-1].read_text(encoding="utf-8"))
-    where = facts.get("gpu") or "{threads} threads of {model}".format(**facts["cpu"])
-    return f"Commit `{(facts['git']['commit'] or 'unknown')[:12]}`, {where}, torch {facts['packages']['torch']}."
+def main(arguments: list[str]) -> int:
+    """Build the site of the repository that is named first (this one)."""
+    root = Path(arguments[0] if arguments else HERE.parent).resolve()
+    site = Path(arguments[1] if len(arguments) > 1 else root / "results" / "site").resolve()
+    try:
+        status = build(root, site, *arguments[2:])
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    print(f"open {site / 'index.html'}")
+    return status
 
 
 if __name__ == "__main__":
-    given = [Path(argument).resolve() for argument in sys.argv[1:]]
-    repository = given[0] if given else HERE.parent
-    target = given[1] if len(given) > 1 else repository / "results" / "site"
-    try:
-        status = build(repository, target)
-    except FileNotFoundError as error:
-        sys.exit(str(error))
-    print(f"open {target / 'index.html'}")
-    sys.exit(status)
+    sys.exit(main(sys.argv[1:]))

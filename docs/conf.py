@@ -1,31 +1,53 @@
-"""Sphinx's settings; build.py links the sources of the site beside this file and renders pages/."""
+"""Sphinx's settings for the site; build.py brings the pages."""
 
 from importlib.resources import files
 
-project = "Sharper brain MRI"
-html_title = project
+from docutils import nodes
+from sphinx.application import Sphinx
+
+project = html_title = "Sharper brain MRI"
+author = "the mDCSRN super-resolution study authors"
 extensions = ["myst_nb"]
 html_theme = "sphinx_book_theme"
-html_show_copyright = html_show_sphinx = False
 html_theme_options = {
     "home_page_in_toc": True,
-    "show_navbar_depth": 1,
     "show_toc_level": 2,
-    "search_bar_text": "Search the study",
+    "navbar_persistent": [],  # the search field is in the sidebar
 }
+html_context = {"default_mode": "auto"}
+html_css_files = ["site.css"]
+html_js_files = [("compare.js", {"defer": "defer"})]
+html_show_copyright = html_use_index = False
 
-nb_execution_mode = "off"  # the notebooks are executed, by `make reproduce`
+nb_execution_mode = "off"  # `make reproduce` executed the notebooks
 nb_output_stderr = "remove"  # hundreds of progress bars
-nb_render_markdown_format = "myst"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-# CONTRIBUTING and the datasheet name files of the repository that are no part of the site.
+# The text pages name files of the repository that are no part of the site, and show CSV.
 suppress_warnings = ["myst.xref_missing", "misc.highlighting_failure"]
 
 # Nothing comes from another host: a page opens from a disk, without a network.
 nb_ipywidgets_js = {}
-mathjax_path = "tex-svg.js"  # one file, which holds the fonts, too
-mathjax = files("sphinx-mathjax-offline") / "static" / "mathjax" / mathjax_path
-html_static_path = ["_static", str(mathjax)]
-html_css_files = ["site.css"]
-html_js_files = ["compare.js"]
-html_show_search_summary = False  # it would fetch the pages that it found, which a browser forbids on a disk
+mathjax_path = "tex-svg.js"  # one file, which holds the shapes of the letters, too
+html_static_path = ["_static", str(files("sphinx-mathjax-offline") / "static" / "mathjax" / mathjax_path)]
+html_show_search_summary = False  # it fetches the pages that it found, which a browser forbids on a disk
+
+
+def name_pictures(_: Sphinx, document: nodes.document) -> None:
+    """Pictures of notebooks have no alternative text of their own: say to which section they belong."""
+    for image in document.findall(nodes.image):
+        section = image
+        while not isinstance(section, nodes.section | nodes.document):
+            section = section.parent
+        image.setdefault("alt", f"Figure of the section {section.next_node(nodes.title).astext()}")
+
+
+def unlink_missing(_: Sphinx, document: nodes.document, __: str) -> None:
+    """A link to a file that the site does not have becomes text."""
+    for text in [node for node in document.findall(nodes.inline) if "xref" in node["classes"]]:
+        if isinstance(text.parent, nodes.reference):
+            text.parent.replace_self(text.children)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", name_pictures)
+    app.connect("doctree-resolved", unlink_missing)
