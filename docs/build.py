@@ -61,7 +61,9 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
     """What is known of each run that has pages: the first is the demo; what a run did not write is empty."""
     runs = []
     for folder in (p for p in root.glob("results/*/") if p.name != SMOKE):
-        notebooks = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if "." not in p.stem)  # no .failed.ipynb
+        notebooks = sorted(
+            p for p in folder.glob("[0-9][0-9]_*.ipynb") if "." not in p.stem
+        )  # no .failed.ipynb
         pages = notebooks + sorted(p for p in folder.glob("*.md") if p.name not in ("table.md", "index.md"))
         if not pages:
             continue
@@ -70,7 +72,9 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
         run = {"name": folder.name, "pages": [p.stem for p in pages], "tables": [p.name for p in tables]}
         run["files"] = [*pages, *tables, *pictures]
         run["about"] = re.sub(r"^# ?(make .*)?", "", comment, flags=re.MULTILINE)
-        run["record"] = json.loads(read(max(folder.glob("*environment.json"), default=folder / "none")) or "{}")
+        run["record"] = json.loads(
+            read(max(folder.glob("*environment.json"), default=folder / "none")) or "{}"
+        )
         run["heads"] = json.loads(read(folder / "slices" / "index.json") or "{}")
         run["table"] = read(folder / "table.md")
         run["bars"] = (folder / "figures" / "bars.png").exists()

@@ -32,6 +32,14 @@ html_static_path = ["_static", str(files("sphinx-mathjax-offline") / "static" / 
 html_show_search_summary = False  # it fetches the pages that it found, which a browser forbids on a disk
 
 
+def name_run(app: Sphinx, document: nodes.document) -> None:
+    """The notebooks of all runs have the same titles: of all but the demo's, the title names the run."""
+    folder, _, page = app.env.docname.rpartition("/")
+    run = folder.removeprefix("results/")
+    if run not in (folder, "demo") and page != "index":
+        document.next_node(nodes.title).append(nodes.Text(f" ({run})"))
+
+
 def name_pictures(_: Sphinx, document: nodes.document) -> None:
     """Pictures of notebooks have no alternative text of their own: say to which section they belong."""
     for image in document.findall(nodes.image):
@@ -43,11 +51,12 @@ def name_pictures(_: Sphinx, document: nodes.document) -> None:
 
 def unlink_missing(_: Sphinx, document: nodes.document, __: str) -> None:
     """A link to a file that the site does not have becomes text."""
-    for text in [node for node in document.findall(nodes.inline) if "xref" in node["classes"]]:
-        if isinstance(text.parent, nodes.reference):
+    for text in list(document.findall(nodes.inline)):
+        if text["classes"] == ["xref", "myst"] and isinstance(text.parent, nodes.reference):
             text.parent.replace_self(text.children)
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", name_run, priority=100)  # before Sphinx collects titles
     app.connect("doctree-read", name_pictures)
     app.connect("doctree-resolved", unlink_missing)
