@@ -1,7 +1,8 @@
-"""One static site of all runs in results/, which opens without a server and without a network (`make site`).
+"""One static site of all runs in results/, which opens without a server and a network (`make site`).
 
-``python docs/build.py [REPOSITORY [SITE [OPTION OF SPHINX ...]]]``. Sphinx reads copies of the executed notebooks and
-of the text pages, and a front page and one page per run that are rendered from ``pages/``. No notebook is executed.
+``python docs/build.py [REPOSITORY [SITE [OPTION OF SPHINX ...]]]``. Sphinx reads copies of the executed
+notebooks and of the text pages, and a front page and one page per run that are rendered from ``pages/``.
+No notebook is executed.
 """
 
 import json
