@@ -45,7 +45,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench study rehearsal report grade claims test notebooks lab pins clean
+.PHONY: help reproduce bench study rehearsal site grade claims test notebooks lab pins clean
 
 help:  ## Print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -94,8 +94,8 @@ study:  ## Train for long, with one person held out and then the other (resumabl
 rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, timed, into results/rehearsal/
 	@$(python) -m sprl_utils.comparison.rehearsal
 
-report: $(ready)  ## Write a site of results/<profile>/ that opens without server and network
-	@$(python) -m sprl_utils.grading.report $(PROFILE)
+site: $(ready)  ## Write a site of all runs in results/ that opens without server and network
+	@$(python) docs/build.py
 
 grade: $(ready)  ## Check the study against the checklists for reproducible work (FULL=1: the demo again, too)
 	@$(python) -m sprl_utils.grading.grade $(if $(FULL),--full)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS
+from playwright.sync_api import sync_playwright
 
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.patches import Prepared
@@ -79,6 +81,15 @@ def committed(tmp_path_factory) -> Path:
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
         files.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture
+def browser():
+    """Chromium without a window; a test that takes it is marked ``needs_browser``."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 def like_a_scan(shape, seed=0):

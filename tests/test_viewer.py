@@ -5,8 +5,8 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import needs_browser, open_page
 from conftest import make_head, write_prepared
-from test_report import browser, needs_browser, open_page  # noqa: F401 (browser is a fixture)
 
 from sprl_utils import figures
 from sprl_utils.extras import viewer
@@ -52,7 +52,7 @@ def test_the_three_planes_meet_where_the_sliders_say(head, monkeypatch):
 
 
 @needs_browser
-def test_a_page_with_a_scan_draws_it_without_network(tmp_path, browser, capsys):  # noqa: F811
+def test_a_page_with_a_scan_draws_it_without_network(tmp_path, browser, capsys):
     """NiiVue, in a real browser: three planes and a rendering, each with something in it."""
     scan = tmp_path / "scan & <co>.nii.gz"
     nib.save(nib.Nifti1Image((make_head() * 1000).astype(np.int16), np.eye(4)), scan)
@@ -82,7 +82,7 @@ def shown(page):
 
 
 @needs_browser
-def test_what_a_browser_does_not_read_is_drawn_all_the_same(tmp_path, browser):  # noqa: F811
+def test_what_a_browser_does_not_read_is_drawn_all_the_same(tmp_path, browser):
     head = make_head()
     nib.save(nib.Nifti1Pair(head, np.eye(4)), tmp_path / "pair.img")
     nib.save(
@@ -104,7 +104,7 @@ def span(mask, axis):
 
 
 @needs_browser
-def test_two_scans_show_one_place(tmp_path, browser):  # noqa: F811
+def test_two_scans_show_one_place(tmp_path, browser):
     """A ball on two grids, one with a margin: a click in one view moves both crosshairs to one part of it."""
     coarse = nib.affines.from_matvec(np.diag([-2, 2, 4]), [31, -31, -30])  # x from right to left
     fine = nib.affines.from_matvec(np.diag([1, 1, 1]), [-41, -36, -50])
