@@ -132,8 +132,8 @@ claims.append(
 # > *The paper*: "GAN promotes realistic output hardly distinguishable from original HR images".
 #
 # A small classifier is shown patches of SR and of HR; `told_from_hr` is the share that it assigns right, on
-# patches that it has not learned from (chance: 0.5). Here the generator was updated a few times only (`g_steps`),
-# so a classifier that succeeds says nothing against the claim below 10,000 updates.
+# patches that it has not learned from (chance: 0.5). Below 10,000 updates of the generator (`g_steps`) a
+# classifier that succeeds says nothing against the claim.
 
 # %% tags=["nbval-check-output"]
 hardly, enough = 0.6, 10_000

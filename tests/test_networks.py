@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sprl_utils import networks
-from sprl_utils.comparison.bench import plain_forward
 from sprl_utils.networks import Discriminator, Generator, count_parameters, load_generator, save_weights
+from sprl_utils.original.procedure import plain_forward
 
 
 @pytest.fixture(scope="module")
