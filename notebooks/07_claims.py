@@ -343,13 +343,8 @@ rescans
 
 
 # %% tags=["nbval-check-output"]
-def span(effects: pd.DataFrame) -> pd.Series:
-    """The least and the greatest change of PSNR over seeds."""
-    least, most = effects["psnr_change_least"], effects["psnr_change_most"]
-    return least.map("{:+.3f}".format) + " to " + most.map("{:+.3f}".format)
-
-
 effects = pd.read_csv(results / "comparison" / "ablation_effects.csv")
+least, most = (effects[f"psnr_change_{end}"].map("{:+.3f}".format) for end in ("least", "most"))
 generator = effects["variant"].replace({"reference": "mDCSRN", "GAN": "mDCSRN", "SRGAN": "SRResNet"})
 size = networks.loc[generator].reset_index()
 by_network = pd.DataFrame(
@@ -360,7 +355,7 @@ by_network = pd.DataFrame(
         "seconds": size["seconds"].map("{:.2f}".format),
         "over zero-filled (dB)": effects["gain"].map("{:+.2f}".format),
         "PSNR against mDCSRN": effects["psnr_change"].map("{:+.3f}".format),
-        "least to most": span(effects),
+        "least to most": least + " to " + most,
         "SSIM against mDCSRN": effects["ssim_change"].map("{:+.4f}".format),
         "seeds": effects["seeds"].astype(str),
     }
@@ -372,12 +367,13 @@ by_network
 
 # %% tags=["nbval-check-output"]
 effects = pd.read_csv(results / "ablations" / "ablation_effects.csv")
+least, most = (effects[f"psnr_change_{end}"].map("{:+.3f}".format) for end in ("least", "most"))
 by_choice = pd.DataFrame(
     {
         "variant": effects["variant"],
         "over its own LR (dB)": effects["gain"].map("{:+.3f}".format),
         "PSNR against reference": effects["psnr_change"].map("{:+.3f}".format),
-        "least to most": span(effects),
+        "least to most": least + " to " + most,
         "SSIM": effects["ssim_change"].map("{:+.4f}".format),
         "seeds": effects["seeds"].astype(str),
     }

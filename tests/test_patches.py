@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +150,15 @@ def test_a_tile_shrinks_to_what_it_holds():
         (slice(4, 10), slice(3, 10), slice(3, 8)), (slice(6, 8), slice(5, 9), slice(5, 6))
     )
     assert shrink(Tile((slice(0, 5),) * 3, (slice(0, 4),) * 3), foreground, halo=1) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+def test_no_subject_stays_in_memory_after_a_patch(tmp_path):
+    subjects = [write_prepared(tmp_path, f"subject{i}", "train", make_head((20, 24, 22))) for i in range(3)]
+    held = subjects[0].hr
+    assert re.search(r"subject0/hr\.npy", Path("/proc/self/maps").read_text())  # it would be seen
+    del held
+    for step in range(5):
+        lr, hr = batch(RandomPatches(subjects, 16, seed=0), step, 2)
+        assert lr.shape == hr.shape == (2, 1, 16, 16, 16)
+    assert not re.search(r"subject\d/\w+\.npy", Path("/proc/self/maps").read_text())
