@@ -41,9 +41,9 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def change_a_digit(path: Path) -> None:
-    """The third last digit of the last number with a point: a score, not a count."""
+    """The second decimal of the last score."""
     text = path.read_text()
-    place = [m.end() for m in re.finditer(r"\d\.\d{3,}", text)][-1] - 3
+    place = [m.end() for m in re.finditer(r"\d\.\d(?=\d\d)", text)][-1]
     path.write_text(text[:place] + str((int(text[place]) + 5) % 10) + text[place + 1 :])
 
 
@@ -83,7 +83,10 @@ EVALUATE, PREPARE = "results/demo/04_evaluate.ipynb", "notebooks/01_prepare_data
 NUMPY = "numpy==" + np.__version__
 BROKEN = {
     "a score per head": (lambda r: change_a_digit(r / "results/demo/metrics.csv"), "Tables follow"),
-    "a summary": (lambda r: change_a_digit(r / "results/study_bb/summary.csv"), "Tables follow"),
+    "a summary": (
+        lambda r: replace(r / "results/study_bb/summary.csv", "study_bb,2,21.2", "study_bb,2,21.3"),
+        "Tables follow",
+    ),
     "an effect": (
         lambda r: replace(r / "results/ablations/ablation_effects.csv", "GAN,24.0", "GAN,25.0"),
         "Tables follow",
