@@ -2,7 +2,7 @@
 # an active environment that has the packages, or PYTHON=/path/to/python, is used instead, as it is.
 PROFILE ?= demo
 stages := 01_prepare_data 02_pretrain_generator 03_train_gan 04_evaluate
-executed := $(stages) 05_speed 06_ablations
+executed := $(stages) 05_speed 06_ablations 07_claims
 
 # --- which Python -----------------------------------------------------------------------------------------------
 active := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CONDA_PREFIX))
@@ -34,7 +34,7 @@ out := results/$(PROFILE)
 profile := notebooks/profiles/$(PROFILE).yaml
 # The rooms that notebooks import; the command, the site and grading are not among them.
 package := $(wildcard sprl_utils/*.py sprl_utils/extras/*.py)
-comparison := $(wildcard sprl_utils/comparison/*.py)
+comparison := $(wildcard sprl_utils/original/*.py sprl_utils/comparison/*.py)
 profiles := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
 ifneq ($(filter reproduce clean,$(MAKECMDGOALS)),)
   # One name of a profile, and no pattern or path: `clean` deletes the folder of that name.
@@ -100,8 +100,8 @@ site: $(ready)  ## Write a site of all runs in results/ that opens without serve
 grade: $(ready)  ## Check the study against the checklists for reproducible work (FULL=1: the demo again, too)
 	@$(python) -m sprl_utils.grading.grade $(if $(FULL),--full)
 
-claims: $(ready)  ## Write results/study/claims.md from the tables in results/
-	@$(python) -m sprl_utils.grading.claims
+claims: $(ready)  ## Write results/study/claims.md from the tables in results/ (notebook 07)
+	@$(call refresh,notebooks/07_claims)
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .
@@ -109,18 +109,19 @@ test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smo
 	rm -rf runs/smoke results/smoke
 	$(python) -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env $(executed:%=notebooks/%.ipynb)
 
+# Bring one notebook in step with its .py and execute it where it lies.
+define refresh
+$(python) -m jupytext --quiet --update --to ipynb $(1).py && \
+$(python) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
+  --ExecutePreprocessor.record_timing=False $(1).ipynb && \
+$(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $(1).ipynb && \
+$(python) -m sprl_utils.provenance $(1).ipynb $(1).ipynb
+endef
+
 # One after the other, because each reads the files of those before it.
 notebooks: $(ready)  ## Refresh notebooks/*.ipynb from their .py and execute them on the smoke profile
 	rm -rf runs/smoke results/smoke
-	@for source in $(executed:%=notebooks/%.py); do \
-	  notebook=$${source%.py}.ipynb; \
-	  $(python) -m jupytext --quiet --update --to ipynb $$source && \
-	  $(python) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
-	    --ExecutePreprocessor.record_timing=False $$notebook && \
-	  $(python) -m jupytext --quiet --update-metadata '{"language_info": null}' $$notebook && \
-	  $(python) -m sprl_utils.provenance $$notebook $$notebook \
-	  || exit 1; \
-	done
+	@for notebook in $(executed:%=notebooks/%); do $(call refresh,$$notebook) || exit 1; done
 
 lab: $(ready)  ## Open JupyterLab (LAB="--no-browser --port=8889" for its options)
 	$(python) -m jupyterlab $(LAB)

@@ -17,15 +17,16 @@
 # The original project's procedure and this study's, on the same head, the same weights and the same machine.
 #
 # **Goals.** Ratios of time for each part of the work; peak memory; how far both outputs lie apart, and how
-# far either lies from exact computation; how near the machine's own limit the network runs.
+# far either lies from exact computation.
 # **Inputs.** One head of the manifest, resampled to HCP's size. **Outputs.** `results/<profile>/`:
-# `measurements.csv`, `ratios.csv`, `agreement.csv`, `losses.csv`, `ceilings.csv`, `operations.csv`,
-# `networks.csv`, `figures/speed.png`, `bench_environment.json`.
+# `measurements.csv`, `ratios.csv`, `agreement.csv`, `losses.csv`, `networks.csv`, `figures/speed.png`,
+# `bench_environment.json`.
 # **Time.** Two minutes on the smoke profile, 20 to 45 minutes for `make bench` on two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 manifest = "data_manifest/demo.csv"  # heads, sources, splits; a path from the repository root
+bench_weights = "mDCSRN_2x2"  # shipped weights for inference; empty: an untrained start
 bench_head = "oasis"  # id of the head that is resampled; of the training split
 bench_sizes = [[40, 48, 48]]  # volumes on which inference is timed, the last is the largest
 bench_memory_gib = 3.0  # bound on the memory for the network's features
@@ -33,20 +34,16 @@ bench_repeats = 1  # timed runs of each side; of the largest volume one is timed
 original_cubes = 1  # of the largest volume the original procedure runs so many cubes; 0: all
 bench_patch = 16  # edge of the cubes in training steps
 compare_steps = 4  # training steps whose losses are compared
-feed_subjects = 2  # prepared subjects of the largest size on disk, for drawing patches
-feed_patches = 8  # patches drawn in one timed run
-bench_matrix = 512  # edge of the matrices that show the machine's limit
 seed = 0  # of everything random
 
 # %%
 # %matplotlib inline
-import shutil
-
 import numpy as np
 import pandas as pd
 
-from sprl_utils import figures, metrics
+from sprl_utils import figures
 from sprl_utils.comparison import bench
+from sprl_utils.extras import weights
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import intensity_scale
@@ -56,6 +53,7 @@ from sprl_utils.volumes import read_volume
 
 run = start_run(profile, "bench_environment.json", seed)
 root, runs, results = run.root, run.runs / "bench", run.results
+trained = str(weights.shipped(bench_weights)) if bench_weights else ""
 
 # %% [markdown]
 # ## What both sides get
@@ -80,14 +78,14 @@ largest = tuple(bench_sizes[-1])
 # ## Inference
 #
 # *The original procedure*: 64-cubes every 58 voxels (180 of them for 256x320x320), fp32, contiguous tensors,
-# everything concatenated, three voxels cut off each side. *Ours*: a stream of planes, with and without
-# running the network on air. Each side runs in a process of its own, on the same random weights near the
-# identity: speed does not depend on what the weights are.
+# everything concatenated, three voxels cut off each side. *Ours*: exact inference, with and without running
+# the network on air. Each side runs in a process of its own with the same weights. Speed does not depend on
+# them, but how far the outputs lie apart does.
 
 # %%
 measured = []
 for size, folder in folders.items():
-    facts = {"folder": str(folder), "memory_gib": bench_memory_gib}
+    facts = {"folder": str(folder), "memory_gib": bench_memory_gib, "weights": trained}
     few = original_cubes if size == largest else 0
     times = 1 if size == largest else bench_repeats
     plain = bench.measure("inference", "original", 1, 0, folder / "original.npy", cubes=few, **facts)
@@ -108,7 +106,7 @@ bench.ratios(measured)
 
 # %%
 smallest = folders[min(folders)]
-agreement = pd.DataFrame([bench.agreement(f, exact=f == smallest) for f in folders.values()])
+agreement = pd.DataFrame([bench.agreement(f, f == smallest, trained) for f in folders.values()])
 agreement.round(3)
 
 # %% [markdown]
@@ -159,68 +157,16 @@ compared["times_mDCSRN"] = compared["seconds"] / compared["seconds"][compared["m
 compared.round(4)
 
 # %% [markdown]
-# ## Feeding, preparing, scoring
+# ## LR from HR
 #
-# *The original* loads whole volumes and cuts them into 100 cubes; ours reads random patches where they lie on
-# disk. Its LR is a full 3D transform in double precision. Its metrics are scikit-image's. *Subject*: from the
-# compressed file to all that training and evaluation read, masks included; the original left that to MATLAB.
+# *The original* takes a full 3D transform in double precision; ours transforms the degraded axes alone.
 
 # %%
-bench.write_subjects(runs / "subjects", folders[largest], feed_subjects)
+folder = folders[largest]
 for side in bench.SIDES:
-    facts = {"folder": str(runs / "subjects"), "patches": feed_patches, "edge": min(bench.CUBE, *largest)}
-    feeding = bench.measure("feeding", side, bench_repeats, **facts)
-    measured.append(feeding | {"size": f"{feed_subjects} subjects"})
-    for task, extra in (("LR", {"keep": keep}), ("metrics", {})):
-        facts = {"folder": str(folders[largest]), **extra}
-        measured.append(bench.measure(task, side, bench_repeats, **facts) | {"size": folders[largest].name})
-shutil.rmtree(runs / "subjects")
-facts = {"folder": str(folders[largest])}
-measured.append(bench.measure("subject", "ours", bench_repeats, 0, **facts) | {"size": folders[largest].name})
-print(f"first patch after {feeding['first_patch_s']:.2f} s; the process holds {feeding['peak_gib']:.2f} GiB")
-scores = {m["side"]: m for m in measured if m["task"] == "metrics"}
-off = max(abs(scores["ours"][name] - scores["original"][name]) for name in metrics.METRICS)
-print(f"PSNR, SSIM and NRMSE differ from scikit-image's by at most {off:.0e}")
-assert off < 1e-4
-
-# %% [markdown]
-# What that makes for 1,113 subjects, HCP's number: memory does not grow with subjects, because each patch
-# opens its file and lets it go; the disk does.
-
-# %%
-bytes_each = 2 * 4 * float(np.prod([256, 320, 320])) + 2 * float(np.prod([256, 320, 320]))
-print(f"1,113 prepared subjects of 256x320x320: {1113 * bytes_each / 2**40:.2f} TiB on disk")
-
-# %% [markdown]
-# ## Why not faster? The machine's limit
-#
-# A large matrix product is the best that this machine does. `floor_s` is what a task's operations (counted by
-# torch, both of a multiply-add) would take at that rate; `share_of_limit` is how near ours comes, and
-# `at_most` how many times faster than the original anything could be here that computes the same.
-
-# %%
-limit = bench.measure("matrix product", "ours", 3, size=bench_matrix)
-middle = folders[sorted(folders)[len(folders) // 2]]
-tasks = {
-    "inference": {"folder": str(middle), "memory_gib": bench_memory_gib},
-    **dict.fromkeys(("pretraining step", "D step", "G step"), {"patch_size": bench_patch}),
-}
-profiled = [
-    bench.measure("profile", "ours", 1, 0, profiled=task, **facts)
-    | {"task": task, "size": middle.name if task == "inference" else edge}
-    for task, facts in tasks.items()
-]
-ceilings = bench.ceilings(measured, profiled, limit["gflops"])
-print(f"matrix product in {limit['dtype']}: {limit['gflops']:.0f} GFLOP/s")
-ceilings.round(3)
-
-# %% [markdown]
-# Where the time goes, by kind of operation. What is not a convolution (normalisation, activation, copies) is
-# bound by memory rather than by arithmetic.
-
-# %%
-operations = bench.operations(profiled)
-operations.round(3)
+    facts = {"folder": str(folder), "keep": keep}
+    measured.append(bench.measure("LR", side, bench_repeats, **facts) | {"size": folder.name})
+bench.ratios(measured[-2:])
 
 # %% [markdown]
 # ## All ratios
@@ -246,8 +192,6 @@ tables = {
     "ratios": table,
     "agreement": agreement,
     "measurements": bench.long_table(measured),
-    "ceilings": ceilings,
-    "operations": operations.reset_index(),
     "networks": compared,
 }
 for name, frame in tables.items():
@@ -257,8 +201,7 @@ used = {
     "bench_sizes": bench_sizes,
     "bench_memory_gib": bench_memory_gib,
     "original_cubes": original_cubes,
-    "matrix_gflops": limit["gflops"],
-    "matrix_dtype": limit["dtype"],
+    "bench_weights": bench_weights,
 }
 run.finish(used, outputs=[results / "ratios.csv"])
 
@@ -266,5 +209,4 @@ run.finish(used, outputs=[results / "ratios.csv"])
 # ## Recap
 #
 # The ratios hold for this machine, this run and these sizes. On processors with bfloat16 arithmetic
-# (AVX512-BF16, AMX) and on GPUs the dense units run in it, which widens them; on others all is fp32, and no
-# procedure can pass the matrix product's rate.
+# (AVX512-BF16, AMX) and on GPUs the dense units run in it, which widens them; on others all is fp32.

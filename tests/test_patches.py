@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import make_head, write_prepared
@@ -55,3 +58,15 @@ def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
         RandomPatches([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):
         RandomPatches([], 8, seed=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+def test_no_subject_stays_in_memory_after_a_patch(tmp_path):
+    subjects = [write_prepared(tmp_path, f"subject{i}", "train", make_head((20, 24, 22))) for i in range(3)]
+    held = subjects[0].hr
+    assert re.search(r"subject0/hr\.npy", Path("/proc/self/maps").read_text())  # it would be seen
+    del held
+    for step in range(5):
+        lr, hr = batch(RandomPatches(subjects, 16, seed=0), step, 2)
+        assert lr.shape == hr.shape == (2, 1, 16, 16, 16)
+    assert not re.search(r"subject\d/\w+\.npy", Path("/proc/self/maps").read_text())

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import make_head
 
@@ -35,15 +34,3 @@ def test_time_and_memory_are_the_commands_own(capsys):
     assert row["seconds"] >= 0.5 and 0.75 <= row["peak_gib"] < 0.85
     with pytest.raises(ChildProcessError, match="sleepy: expected .* to succeed, found status"):
         rehearsal.timed("sleepy", [sys.executable, "-c", "import sys; sys.exit(3)"])
-
-
-def test_outlook_is_arithmetic():
-    """8 subjects in 80 s, 10 s and 20 s a step; a PFLOP a step is ten seconds of a GPU."""
-    names = ["prepare", "pretrain", "pretrain, nothing left to do", "gan", "gan, nothing left to do"]
-    stages = pd.DataFrame({"stage": names, "seconds": [80.0, 47.0, 7.0, 85.0, 5.0]})
-    gflop = {"pretrain": 1e6, "gan": 2e6}
-    table = rehearsal.outlook(stages, 8, {"pretrain": 4, "gan": 4}, gflop).set_index("what")
-    days = table["this machine"].tolist()
-    assert days == pytest.approx([11130 / 86400, 5_000_000 / 86400, 11_000_000 / 86400], abs=1e-3)
-    assert table["one GPU"].tolist()[1:] == pytest.approx([5_000_000 / 86400, 11_000_000 / 86400], abs=1e-3)
-    np.testing.assert_allclose(table["eight GPUs"], table["one GPU"] / 8, atol=1e-3)

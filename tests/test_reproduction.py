@@ -9,8 +9,8 @@ import pytest
 from sprl_utils.grading import reproduction
 
 SCORES = pd.DataFrame(
-    [(s, m, "whole", 28.0, 0.9, 0.1) for s in ("a", "b") for m in ("cubic", "mDCSRN")],
-    columns=["subject", "method", "region", *reproduction.SPREAD],
+    [(s, n, False, "mine", "whole", 28.0, 0.9, 0.1) for s in ("a", "b") for n in ("cubic", "mDCSRN")],
+    columns=[*reproduction.KEYS, *reproduction.SPREAD],
 )
 
 
@@ -27,10 +27,11 @@ def changed(row: int, **by: float) -> pd.DataFrame:
         (SCORES[::-1], True, "0.0000 dB PSNR, 0.0000 SSIM"),
         (changed(3, ssim=-1e-4, psnr=0.03), True, "0.0300 dB PSNR, 0.0001 SSIM"),
         (changed(3, psnr=0.3), False, "0.3000 dB PSNR, 0.0000 SSIM"),
-        (changed(1, ssim=-0.01), False, "see SSIM of a, mDCSRN, whole"),
-        (changed(1, psnr=float("nan")), False, "see dB PSNR of a, mDCSRN, whole"),
-        (SCORES[:3], False, "1 rows are in one table alone, first b, mDCSRN, whole"),
+        (changed(1, ssim=-0.01), False, "see SSIM of a, mDCSRN, False, mine, whole"),
+        (changed(1, psnr=float("nan")), False, "see dB PSNR of a, mDCSRN, False, mine, whole"),
+        (SCORES[:3], False, "1 rows are in one table alone, first b, mDCSRN, False, mine, whole"),
         (SCORES.replace("b", "c"), False, "4 rows are in one table alone"),
+        (SCORES.assign(data_consistency=True), False, "8 rows are in one table alone"),
     ],
 )
 def test_a_run_is_reproduced_within_what_is_stated_or_not(found, reproduced, words):

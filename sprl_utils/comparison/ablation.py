@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
+from torch import nn
 
 import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import metrics
-from sprl_utils.comparison.bench import original_super_resolve
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
 from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds
+from sprl_utils.original.procedure import original_super_resolve
 from sprl_utils.patches import Prepared, RandomPatches
 from sprl_utils.training import (
     GanSettings,
@@ -101,7 +102,7 @@ COMPARATORS = {
 def check(
     variants: dict[str, Variant], heads: dict[str, Sequence[Prepared]], model: str, memory_gib: float = 4.0
 ) -> None:
-    """Find out before any training what would fail after it.
+    """Refuse before any training what would fail after it.
 
     Args:
         model: that of variants which name none.
@@ -141,42 +142,66 @@ def run(
         out: folder of all runs; those that share a pretraining share its folder.
 
     Returns:
-        One row a test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR; the
+        One row per test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR; the
         network's ``parameters`` and its ``multiply_adds`` for the head.
     """
     same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
     heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
-    train_heads = [h for h in heads["train"] if variant.synthetic or h.meta["kind"] != "synthetic"]
-    settings = replace(pretraining, **variant.pretrain)
-    sources = f"{same_data.name}, {'all' if variant.synthetic else 'real'} heads"
-    changed = ", ".join(f"{k}={v}" for k, v in variant.pretrain.items()) or "plain"
     if variant.precision is not None:
         fabric = make_fabric(fabric.device.type, variant.precision)
+    weights = _train(variant, heads, Path(out), pretraining, gan, fabric, patch_size)
+    generator = channels_last(load_generator(weights)).to(fabric.device)
+    rows = [_score(head, generator, variant.stitching, memory_gib) for head in heads["test"]]
+    table = pd.DataFrame(rows)
+    table.insert(1, "seed", pretraining.seed)
+    return table
+
+
+def _train(
+    variant: Variant,
+    heads: dict[str, Sequence[Prepared]],
+    out: Path,
+    pretraining: PretrainSettings,
+    gan: GanSettings,
+    fabric: Fabric,
+    patch_size: int,
+) -> Path:
+    """Weights of the variant's generator; runs of the same settings are made once."""
+    train_heads = [h for h in heads["train"] if variant.synthetic or h.meta["kind"] != "synthetic"]
+    settings = replace(pretraining, **variant.pretrain)
+    data = f"{variant.lr} {variant.keep or 'as prepared'}, {'all' if variant.synthetic else 'real'} heads"
+    changed = _listed(variant.pretrain) or "plain"
     precision = describe_fabric(fabric)["precision"]
-    folder = Path(out) / "runs" / f"{sources}, {changed}, {precision}, seed {settings.seed}"
+    folder = out / "runs" / f"{data}, {changed}, {precision}, seed {settings.seed}"
     train = RandomPatches(train_heads, patch_size, settings.seed)
     validation = RandomPatches(heads["validation"], patch_size, settings.seed + 1, flips=False)
     pretrain(train, validation, 1, folder / "pretrain", settings, fabric)
     weights = folder / "pretrain" / "generator.safetensors"
-    if variant.gan is not None:
-        settings = replace(gan, **variant.gan)
-        folder = folder / (", ".join(f"{k}={v}" for k, v in variant.gan.items()) or "gan")
-        patches = RandomPatches(train_heads, patch_size, settings.seed + 2)
-        train_gan(weights, patches, [], folder, settings, fabric)
-        weights = folder / "generator.safetensors"
-    generator = channels_last(load_generator(weights)).to(fabric.device)
-    rows = []
-    for head in heads["test"]:
-        lr, hr = np.asarray(head.lr), np.asarray(head.hr)
-        if variant.stitching == "original":
-            sr, _ = original_super_resolve(lr, generator.eval())
-        else:
-            sr = super_resolve(lr, generator, memory_gib=memory_gib)
-        scores = {name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS}
-        rows.append({"subject": head.meta["id"], "seed": pretraining.seed, **scores,
-                     "input_psnr": metrics.psnr(lr, hr), "parameters": count_parameters(generator),
-                     "multiply_adds": multiply_adds(generator, 1) * hr.size})  # fmt: skip
-    return pd.DataFrame(rows)
+    if variant.gan is None:
+        return weights
+    folder = folder / (_listed(variant.gan) or "gan")
+    patches = RandomPatches(train_heads, patch_size, settings.seed + 2)
+    train_gan(weights, patches, [], folder, replace(gan, **variant.gan), fabric)
+    return folder / "generator.safetensors"
+
+
+def _listed(settings: dict) -> str:
+    return ", ".join(f"{k}={v}" for k, v in settings.items())
+
+
+def _score(head: Prepared, generator: nn.Module, stitching: str, memory_gib: float) -> dict:
+    lr, hr = np.asarray(head.lr), np.asarray(head.hr)
+    if stitching == "original":
+        sr, _ = original_super_resolve(lr, generator.eval())
+    else:
+        sr = super_resolve(lr, generator, memory_gib=memory_gib)
+    return {
+        "subject": head.meta["id"],
+        **{name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS},
+        "input_psnr": metrics.psnr(lr, hr),
+        "parameters": count_parameters(generator),
+        "multiply_adds": multiply_adds(generator, 1) * hr.size,
+    }
 
 
 def with_lr(head: Prepared, out: Path, variant: Variant) -> Prepared:
@@ -210,7 +235,7 @@ def effects(scores: pd.DataFrame) -> pd.DataFrame:
         scores: rows of `run` with a column ``variant``, the reference among them.
 
     Returns:
-        One row a variant: ``psnr`` of SR, ``gain`` over its own LR, and ``psnr_change``, ``ssim_change``
+        One row per variant: ``psnr`` of SR, ``gain`` over its own LR, and ``psnr_change``, ``ssim_change``
         against the reference (means over test heads, then over seeds), with the least and greatest change
         of PSNR over seeds, and the number of ``seeds``.
     """

@@ -14,7 +14,7 @@ from sprl_utils.provenance import repo_root, run_git
 #: A rerun on other hardware may differ by this much: dB, SSIM, NRMSE.
 SPREAD = {"psnr": 0.05, "ssim": 0.002, "nrmse": 0.001}
 UNITS = {"psnr": "dB PSNR", "ssim": "SSIM", "nrmse": "NRMSE"}
-KEYS = ["subject", "method", "region"]
+KEYS = ["subject", "network", "data_consistency", "source_run", "region"]
 
 
 def committed(root: Path, profile: str) -> pd.DataFrame | None:
@@ -36,7 +36,8 @@ def committed(root: Path, profile: str) -> pd.DataFrame | None:
 def verdict(told: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
     """Whether the scores ``found`` reproduce ``told``, and the sentence that says so."""
     both = told.merge(found, "outer", KEYS, suffixes=("", "_again"), indicator="side")
-    alone = both.loc[both["side"] != "both", KEYS].agg(", ".join, axis=1)
+    names = both[KEYS].astype(str).agg(", ".join, axis=1)
+    alone = names[both["side"] != "both"]
     if len(alone):
         return False, f"not reproduced: {len(alone)} rows are in one table alone, first {alone.iloc[0]}"
     again = both[[f"{m}_again" for m in SPREAD]].set_axis(list(SPREAD), axis=1)
@@ -47,7 +48,7 @@ def verdict(told: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
     over = [m for m, limit in SPREAD.items() if most[m] > limit]
     if not over:
         return True, f"reproduced within {allowed}; the largest differences are {largest}"
-    rows = "; ".join(f"{UNITS[m]} of {', '.join(both.loc[where[m], KEYS])}" for m in over)
+    rows = "; ".join(f"{UNITS[m]} of {names[where[m]]}" for m in over)
     return False, f"not reproduced: the largest differences are {largest}, allowed are {allowed}; see {rows}"
 
 
