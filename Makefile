@@ -33,8 +33,8 @@ run := runs/$(PROFILE)
 out := results/$(PROFILE)
 profile := notebooks/profiles/$(PROFILE).yaml
 # The rooms that notebooks import; the command, the site and grading are not among them.
-package := $(wildcard sprl_utils/*.py sprl_utils/extras/*.py)
-comparison := $(wildcard sprl_utils/original/*.py sprl_utils/comparison/*.py)
+package := $(wildcard sprl_utils/*.py sprl_utils/original/*.py sprl_utils/extras/*.py)
+comparison := $(wildcard sprl_utils/comparison/*.py)
 profiles := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
 ifneq ($(filter reproduce clean,$(MAKECMDGOALS)),)
   # One name of a profile, and no pattern or path: `clean` deletes the folder of that name.
@@ -105,6 +105,8 @@ claims: $(ready)  ## Write results/study/claims.md from the tables in results/ (
 
 test: $(ready)  ## Lint, unit tests, and every notebook executed once on the smoke profile
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -c 'import importlinter.cli as cli; cli.lint_imports_command()'
 	$(python) -m pytest
 	rm -rf runs/smoke results/smoke
 	$(python) -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env $(executed:%=notebooks/%.ipynb)
