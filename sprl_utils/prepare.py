@@ -43,10 +43,6 @@ class Recipe:
     fixed_scale: float | None = None
     crop: tuple[int, int, int] | None = None
 
-    def __post_init__(self) -> None:
-        if self.crop is not None:
-            object.__setattr__(self, "crop", tuple(int(c) for c in self.crop))
-
     def make_lr(
         self, raw: np.ndarray, scaled: np.ndarray, axes: Sequence[int]
     ) -> tuple[np.ndarray, list | None]:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("source", sorted((ROOT / "sprl_utils").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("source", sorted((ROOT / "sprl_utils").rglob("*.py")), ids=lambda p: p.stem)
 def test_every_text_file_is_opened_as_utf_8(source):
     nodes = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
     for call in (node for node in nodes if isinstance(node, ast.Call)):
