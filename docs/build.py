@@ -1,8 +1,7 @@
 """One static site of all runs in results/, which opens without a server and a network (`make site`).
 
-``python docs/build.py [REPOSITORY [SITE [OPTION OF SPHINX ...]]]``. Sphinx reads copies of the executed
-notebooks and of the text pages, and a front page and one page per run that are rendered from ``pages/``.
-No notebook is executed.
+``python docs/build.py [REPOSITORY [SITE [OPTION_OF_SPHINX ...]]]``. Sphinx reads copies of the executed
+notebooks and text pages, and pages that are rendered from ``pages/``. No notebook is executed.
 """
 
 import json
@@ -16,34 +15,30 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
-TEXTS = ["README.md", "data_manifest/README.md", "sprl_utils/extras/weights/README.md"]
-TEXTS += ["CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md"]
-SMOKE = "smoke"  # its numbers are no results
+TEXTS = (
+    "README data_manifest/README sprl_utils/extras/weights/README CONTRIBUTING DECISIONS CHANGELOG".split()
+)
 
 
 def build(root: Path, site: Path, *options: str) -> int:
     """Write the site of a repository's results; returns Sphinx's exit status."""
     work = root / "runs" / "site"
-    shutil.rmtree(work / "source", ignore_errors=True)
     shutil.rmtree(site, ignore_errors=True)
     stage(root, work / "source")
     return build_main(["-q", "-j", "auto", "-d", f"{work}/doctrees", *options, f"{work}/source", str(site)])
 
 
 def stage(root: Path, source: Path) -> None:
-    """Fill the folder that Sphinx reads.
-
-    Raises:
-        FileNotFoundError: there are no executed notebooks.
-    """
-    runs, texts = find_runs(root), [name for name in TEXTS if (root / name).exists()]
+    """Fill the folder that Sphinx reads; copies keep the time by which it sees whether a file changed."""
+    runs, texts = find_runs(root), [f"{name}.md" for name in TEXTS if (root / f"{name}.md").exists()]
     if not runs:
-        expected = "expected executed notebooks, found none; run `make reproduce`"
-        raise FileNotFoundError(f"site: {root / 'results'}: {expected}")
-    shutil.copytree(HERE / "_static", source / "_static")
-    copy(HERE / "conf.py", source / "conf.py")
-    for path in [root / name for name in texts] + [path for run in runs for path in run["files"]]:
-        copy(path, source / path.relative_to(root))
+        sys.exit(f"site: {root}/results: expected executed notebooks, found none; run `make reproduce`")
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(HERE, source, ignore=shutil.ignore_patterns("build.py", "pages", "__pycache__"))
+    for path in [*(root / name for name in texts), *(path for run in runs for path in run["files"])]:
+        place = source / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place)
     pages = Environment(loader=FileSystemLoader(HERE / "pages"), trim_blocks=True, lstrip_blocks=True)
     front = pages.get_template("index.md").render(runs=runs, texts=texts)
     (source / "index.md").write_text(front, encoding="utf-8")
@@ -52,35 +47,33 @@ def stage(root: Path, source: Path) -> None:
         (source / "results" / run["name"] / "index.md").write_text(page, encoding="utf-8")
 
 
-def copy(path: Path, place: Path) -> None:
-    """A copy with the file's own time, by which Sphinx sees whether it changed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(path, place)
-
-
 def find_runs(root: Path) -> list[dict[str, Any]]:
-    """What is known of each run that has pages: the first is the demo; what a run did not write is empty."""
+    """What is known of each run that has pages, the demo first; smoke's numbers are no results."""
     runs = []
-    for folder in (p for p in root.glob("results/*/") if p.name != SMOKE):
-        notebooks = sorted(
-            p for p in folder.glob("[0-9][0-9]_*.ipynb") if "." not in p.stem
-        )  # no .failed.ipynb
-        pages = notebooks + sorted(p for p in folder.glob("*.md") if p.name not in ("table.md", "index.md"))
-        if not pages:
-            continue
-        tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("*/*.png"))
-        comment = re.match(r"(#.*\n)*", read(root / "notebooks" / "profiles" / f"{folder.name}.yaml"))[0]
-        run = {"name": folder.name, "pages": [p.stem for p in pages], "tables": [p.name for p in tables]}
-        run["files"] = [*pages, *tables, *pictures]
-        run["about"] = re.sub(r"^# ?(make .*)?", "", comment, flags=re.MULTILINE)
-        run["record"] = json.loads(
-            read(max(folder.glob("*environment.json"), default=folder / "none")) or "{}"
-        )
-        run["heads"] = json.loads(read(folder / "slices" / "index.json") or "{}")
-        run["table"] = read(folder / "table.md")
-        run["bars"] = (folder / "figures" / "bars.png").exists()
-        runs.append(run)
+    for folder in (p for p in root.glob("results/*/") if p.name != "smoke"):
+        pages = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if ".failed" not in p.name)
+        pages += sorted(p for p in folder.glob("*.md") if p.name != "table.md")
+        if pages:
+            runs.append(describe(root, folder, pages))
     return sorted(runs, key=lambda run: (run["name"] != "demo", run["pages"][0], run["name"]))
+
+
+def describe(root: Path, folder: Path, pages: list[Path]) -> dict[str, Any]:
+    """What the templates show of a run; what the run did not write is empty."""
+    tables, pictures = sorted(folder.glob("*.csv")), sorted(folder.glob("*/*.png"))
+    comment = re.match(r"(#.*\n)*", read(root / "notebooks" / "profiles" / f"{folder.name}.yaml"))[0]
+    record = max(folder.glob("*environment.json"), default=folder / "environment.json")
+    return {
+        "name": folder.name,
+        "pages": [p.stem for p in pages],
+        "tables": [p.name for p in tables],
+        "files": [*pages, *tables, *pictures],
+        "about": re.sub(r"^# ?(make .*)?", "", comment, flags=re.MULTILINE),
+        "record": json.loads(read(record) or "{}"),
+        "heads": json.loads(read(folder / "slices" / "index.json") or "{}"),
+        "table": read(folder / "table.md"),
+        "bars": folder / "figures" / "bars.png" in pictures,
+    }
 
 
 def read(path: Path) -> str:
@@ -88,17 +81,9 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def main(arguments: list[str]) -> int:
-    """Build the site of the repository that is named first (this one)."""
-    root = Path(arguments[0] if arguments else HERE.parent).resolve()
-    site = Path(arguments[1] if len(arguments) > 1 else root / "results" / "site").resolve()
-    try:
-        status = build(root, site, *arguments[2:])
-    except FileNotFoundError as error:
-        sys.exit(str(error))
-    print(f"open {site / 'index.html'}")
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    repository = Path(sys.argv[1]).resolve() if sys.argv[1:] else HERE.parent
+    target = Path(sys.argv[2]).resolve() if sys.argv[2:] else repository / "results" / "site"
+    status = build(repository, target, *sys.argv[3:])
+    print(f"open {target / 'index.html'}")
+    sys.exit(status)
