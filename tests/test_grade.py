@@ -112,17 +112,24 @@ BROKEN = {
     "no outputs": (
         lambda r: change_notebook(r, EVALUATE, lambda c: c.update(outputs=[])),
         "notebooks execute",
+        "holds an error or no output",
     ),
-    "no pictures": (lambda r: change_notebook(r, PREPARE, without_pictures), "notebooks execute"),
+    "no pictures": (
+        lambda r: change_notebook(r, PREPARE, without_pictures),
+        "notebooks execute",
+        "holds no picture",
+    ),
     "another order": (
         lambda r: change_notebook(r, PREPARE, lambda c: c.update(execution_count=7)),
         "notebooks execute",
+        "was not executed in order",
     ),
     "another source": (
         lambda r: replace(r / "notebooks/01_prepare_data.py", "keep = 0.25", "keep = 0.5"),
         "notebooks execute",
+        "is not of its",
     ),
-    "no tests": (empty_tests, "tested"),
+    "no tests": (empty_tests, "tested", "pytest collects no tests"),
 }
 
 
@@ -134,10 +141,10 @@ def test_this_repository_passes(committed):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_copy_fails(copy, name):
-    break_it, words = BROKEN[name]
+    break_it, words, *reason = BROKEN[name]
     item = check(words)
     break_it(copy)
-    with pytest.raises((grade.Failed, ValueError)):
+    with pytest.raises((grade.Failed, ValueError), match="".join(reason)):
         item(copy)
 
 
