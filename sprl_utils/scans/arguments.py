@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sprl_utils.scans.apply import LARGEST_FACTOR
 
 #: Options that take several numbers.
 LISTS = ("--voxel-size", "--upsample", "--measured", "--axes")
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,19 +40,12 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     joined: list[str] = []
     for word in arguments:
         option = joined[-1].split("=")[0] if joined else ""
-        if len(option) > 2 and any(name.startswith(option) for name in LISTS) and _is_number(word):
+        takes = len(option) > 2 and any(name.startswith(option) for name in LISTS)
+        if takes and re.fullmatch(NUMBER, word, re.IGNORECASE):
             joined[-1] += ("," if "=" in joined[-1] else "=") + word
         else:
             joined.append(word)
     return joined
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _numbers(
