@@ -399,7 +399,7 @@ def test_an_output_that_is_a_link_is_followed(tmp_path, resolve, no_network):
         "--voxel-size inf", "--voxel-size 1 1", "--voxel-size 1 1 1 1", "--voxel-size 1e9",
         "--voxel-size=one", "--upsample 1 0.5 2", "--upsample 17", "--measured 0 1 1", "--measured 64 64",
         "--measured 1.5 1 1", "--measured -1", "--memory nan", "--memory 0.1", "--memory -1", "--memory inf",
-        "--halo -1", "--halo 1.5", "--threads 0", "--threads -2",
+        "--threads 0", "--threads 1.5", "--threads -2",
     ],
 )  # fmt: skip
 def test_numbers_that_make_no_sense_are_one_line(tmp_path, capsys, options):

@@ -20,7 +20,7 @@ from torch import nn
 
 from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
-from sprl_utils.inference import DEFAULT_HALO, super_resolve, tiles
+from sprl_utils.inference import DEFAULT_HALO, super_resolve
 from sprl_utils.kspace import data_consistency, kept_samples
 from sprl_utils.masks import foreground_mask, intensity_scale
 from sprl_utils.scans.cuts import find_cut, resample
@@ -108,7 +108,8 @@ def make_plan(
         measured = kept_samples(grid, measured)
     if voxel_size is not None:
         upsample = [max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True)]
-    shape = _whole_voxels(grid, upsample or (1, 1, 1))
+    factors = zip(grid, upsample or (1, 1, 1), strict=True)  # rounding errors in an affine enlarge nothing
+    shape = tuple(n if f < 1 + ROUNDING else max(n, round(n * f)) for n, f in factors)
     plan = Plan(shape, grid, tuple(measured or find_cut(scan.data - scan.data.min())))
     if not plan.axes:
         raise ValueError(_nothing_to_restore(scan, voxel_size))
@@ -125,11 +126,6 @@ def _check_numbers(name: str, values: Sequence[float] | None, low: float, high: 
         return
     if len(values) != 3 or not all(low <= v <= high for v in values):  # NaN lies in no range
         raise ValueError(f"{name}: expected {expected}, found {' '.join(f'{v:g}' for v in values)}")
-
-
-def _whole_voxels(grid: Sequence[int], factors: Sequence[float]) -> tuple[int, ...]:
-    """The matrix that factors give; a rounding error in a header's affine enlarges nothing."""
-    return tuple(n if f < 1 + ROUNDING else max(n, round(n * f)) for n, f in zip(grid, factors, strict=True))
 
 
 def _nothing_to_restore(scan: Volume, voxel_size: Sequence[float] | None) -> str:
@@ -177,7 +173,6 @@ def sharpen(
     scan: Volume,
     plan: Plan,
     generator: nn.Module,
-    halo: int | None = None,
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -188,10 +183,9 @@ def sharpen(
 
     Args:
         generator: has learned to restore the last two axes of what it is given. See `_restored`.
+        memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
-        halo: see `sprl_utils.inference.tiles`; None is the engine that `sprl_utils.inference` prefers.
-        memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
 
     Returns:
         The result on its grid in the scan's own units, and the SD over mirror images or None.
@@ -201,12 +195,8 @@ def sharpen(
     scale = np.float32(intensity_scale(coarse))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
-    head = None
-    if skip_air:
-        mask = foreground_mask(fine, on_grid(scan, plan.shape, fine).voxel_size)
-        head = ndimage.binary_dilation(mask, iterations=AIR_MARGIN)
-    engine = None if halo is None else functools.partial(tiles, halo=halo)
-    how = {"engine": engine, "memory_gib": memory_gib, "dtype": dtype, "progress": progress}
+    head = _head(on_grid(scan, plan.shape, fine)) if skip_air else None
+    how = {"memory_gib": memory_gib, "dtype": dtype, "progress": progress}
     network = functools.partial(super_resolve, generator=generator, **how)
 
     def run(flips: tuple[int, ...]) -> np.ndarray:
@@ -216,16 +206,23 @@ def sharpen(
 
     sharper = run(())
     result = on_grid(scan, plan.shape, sharper * scale + floor)
-    if not uncertainty:
-        return result, None
-    header = result.header.copy()
-    header["cal_min"] = header["cal_max"] = 0  # the scan's display window would show an SD as black
-    return result, replace(result, data=_spread(sharper, run) * scale, header=header)
+    return result, _without_window(result, _spread(sharper, run) * scale) if uncertainty else None
 
 
-def _restored(
-    x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: Callable[..., np.ndarray]
-) -> np.ndarray:
+def _without_window(like: Volume, data: np.ndarray) -> Volume:
+    """``data`` on the grid of another volume, whose display window would show an SD as black."""
+    header = like.header.copy()
+    header["cal_min"] = header["cal_max"] = 0
+    return replace(like, data=data, header=header)
+
+
+def _head(fine: Volume) -> np.ndarray:
+    """The head with a margin."""
+    mask = foreground_mask(fine.data, fine.voxel_size)
+    return ndimage.binary_dilation(mask, iterations=AIR_MARGIN)
+
+
+def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: functools.partial) -> np.ndarray:
     """What the network makes of the zero-filled image ``x``, the mean of its runs.
 
     It runs once per pair of axes that are coarse, the volume turned so that they are the last two; where one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sprl_utils.scans.apply import LARGEST_FACTOR
 
 #: Options that take several numbers.
 LISTS = ("--voxel-size", "--upsample", "--measured", "--axes")
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,19 +40,12 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     joined: list[str] = []
     for word in arguments:
         option = joined[-1].split("=")[0] if joined else ""
-        if len(option) > 2 and any(name.startswith(option) for name in LISTS) and _is_number(word):
+        takes = len(option) > 2 and any(name.startswith(option) for name in LISTS)
+        if takes and re.fullmatch(NUMBER, word, re.IGNORECASE):
             joined[-1] += ("," if "=" in joined[-1] else "=") + word
         else:
             joined.append(word)
     return joined
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _numbers(
@@ -120,8 +115,6 @@ def _computation_arguments(parser: argparse.ArgumentParser) -> None:
         help="generator.safetensors of a run, or a name of sprl_utils/extras/weights/; the default fits the "
         "scan: mDCSRN_2x2 where less than two thirds of an axis of k-space are missing, else mDCSRN_4x4")
     add("--skip-air", action="store_true", help="copy the air, with its ringing: faster")
-    add("--halo", metavar="N", type=_number("a whole number of voxels from 0 to 1000", 0, 1000, int),
-        help="voxels around each tile; the default is all that the network sees")
     add("--memory", metavar="GIB", default=4.0,
         type=_number(f"more than {OVERHEAD_GIB} GiB", math.nextafter(OVERHEAD_GIB, 1), 1e6),
         help="bound on the memory for the network's maps, in GiB (4)")

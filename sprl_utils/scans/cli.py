@@ -130,7 +130,7 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     for doubt in doubts:
         _say(args, f"{name}: warning: {doubt}")
     sharper, spread = sharpen(
-        scan, plan, load(weights), halo=args.halo, memory_gib=args.memory, skip_air=args.skip_air,
+        scan, plan, load(weights), memory_gib=args.memory, skip_air=args.skip_air,
         dtype=dtype, uncertainty=args.uncertainty, progress=progress(name, args.quiet),
     )  # fmt: skip
     results = [(job.result, sharper, "super-resolved")]
