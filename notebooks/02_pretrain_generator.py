@@ -100,15 +100,6 @@ print("the untrained generator returns its input:", change == 0)
 
 # %%
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
-drawn = {
-    "kind": patches,
-    "patch_size": patch_size,
-    "seed": seed,
-    "flips": flips,
-    "usage": usage,
-    "leave_out": leave_out,
-}
-looked_at = {"patches": validation_patches, "patch_size": patch_size, "seed": seed + 1}
 validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
 print("train on", [p.meta["id"] for p in train_heads[:8]])
 print("validate on", [p.meta["id"] for p in validation_heads[:8]])
@@ -145,8 +136,15 @@ settings = training.PretrainSettings(
 plan = {
     "profile": profile,
     "stage": "pretrain",
-    "patches": drawn,
-    "validation": looked_at,
+    "patches": {
+        "kind": patches,
+        "patch_size": patch_size,
+        "seed": seed,
+        "flips": flips,
+        "usage": usage,
+        "leave_out": leave_out,
+    },
+    "validation": {"patches": validation_patches, "patch_size": patch_size, "seed": seed + 1},
     "start": start_weights,
     "device": device,
     "precision": precision,

@@ -104,14 +104,6 @@ print("paper, from step 10,000:", "".join(training.gan_schedule(s) for s in rang
 # steps alone.
 
 # %%
-drawn = {
-    "kind": patches,
-    "patch_size": patch_size,
-    "seed": seed + 2,
-    "flips": flips,
-    "usage": usage,
-    "leave_out": leave_out,
-}
 validation_heads = load_prepared(runs / "prepared", "validation")
 start = runs / "pretrain" / "generator.safetensors"
 
@@ -137,7 +129,14 @@ settings = training.GanSettings(
 plan = {
     "profile": profile,
     "stage": "gan",
-    "patches": drawn,
+    "patches": {
+        "kind": patches,
+        "patch_size": patch_size,
+        "seed": seed + 2,
+        "flips": flips,
+        "usage": usage,
+        "leave_out": leave_out,
+    },
     "validation": {"crop": validation_crop},
     "start": str(start.relative_to(root)),
     "device": device,

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: hashes, and writing beside and renaming. Imports no other module."""
+"""Hashes, and atomic writes: a file is whole or not there. Imports no other module."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def sha256(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def written_beside(path: str | os.PathLike) -> Iterator[Path]:
-    """A file to write in the ``with`` block; it takes the place of ``path`` when the block ends well.
+    """Atomic write: yields a temporary file, which replaces ``path`` when the ``with`` block ends well.
 
     It lies in the same folder, which is made, and its name has the same ending, by which libraries choose a
-    format. No reader ever sees half a file, and what was there before stays if the block fails. A symbolic
-    link is followed: the file that it leads to is replaced, and the link stays.
+    format. No reader ever sees half a file, and the old file is kept if the block fails. A symbolic link is
+    followed: the file that it leads to is replaced, and the link is kept.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,10 +34,10 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_beside(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
-    """Write a file through `written_beside`, down to the disk.
+    """Atomic write of a whole content, down to the disk.
 
     Raises:
-        OSError: it cannot be written (a full disk); what was there before is still there.
+        OSError: it cannot be written (a full disk); the old file is kept.
     """
     content = content.encode() if isinstance(content, str) else content
     try:
@@ -46,5 +46,5 @@ def write_beside(path: str | os.PathLike, content: bytes | memoryview | str) -> 
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        told = f"{path}: expected to write {len(content)} bytes, found {error.strerror}; the last one stays"
-        raise OSError(error.errno, told) from error
+        wanted = f"{path}: expected to write {len(content)} bytes"
+        raise OSError(error.errno, f"{wanted}, found {error.strerror}; the old file is kept") from error

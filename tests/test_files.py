@@ -25,6 +25,6 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_what_cannot_be_written_is_told_with_its_name(tmp_path):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match=r"taken: expected to write 3 bytes, found .*; the last one stays"):
+    with pytest.raises(OSError, match=r"taken: expected to write 3 bytes, found .*; the old file is kept"):
         files.write_beside(tmp_path / "taken", b"abc")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]

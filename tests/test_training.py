@@ -231,6 +231,12 @@ def test_a_second_process_is_kept_out_of_a_run_until_the_first_ends(heads, tmp_p
     assert (out / "generator.safetensors").exists()
 
 
+def test_a_stopped_run_does_not_keep_its_own_process_out(tmp_path):
+    """In a notebook the traceback of a stopped cell keeps its lock alive."""
+    first = checkpoints.lock_folder(tmp_path / "run")
+    assert checkpoints.lock_folder(tmp_path / "run") is first
+
+
 def test_a_finished_run_started_again_changes_nothing(heads, tmp_path):
     first = run_gan(tmp_path / "prepared", tmp_path / "run")
     before = (tmp_path / "run" / "generator.safetensors").read_bytes()
