@@ -15,14 +15,14 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
-TEXTS = [
+TEXTS = (
     "README",
     "data_manifest/README",
     "sprl_utils/extras/weights/README",
     "CONTRIBUTING",
     "DECISIONS",
     "CHANGELOG",
-]
+)
 
 
 def build(root: Path, site: Path, *options: str) -> int:
