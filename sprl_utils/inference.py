@@ -27,7 +27,7 @@ Engine = Callable[[np.ndarray, nn.Module, np.ndarray, float, torch.dtype, Progre
 DEFAULT_HALO = 17
 #: Memory per voxel of a tile in bytes, for networks that do not say otherwise: the paper's generator's
 #: (measured in fp32, with the allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
-BYTES_PER_VOXEL = 6500
+BYTES_PER_VOXEL = 8500
 #: What the process grows by beyond that, in GiB: blocks of many sizes do not fit into each other's places.
 OVERHEAD_GIB = 0.5
 

@@ -21,16 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprl_utils.inference import (
-    ENGINES,
-    PREFERRED,
-    Progress,
-    device_of,
-    grow,
-    plan_tiles,
-    shrink,
-    within,
-)
+from sprl_utils.inference import ENGINES, PREFERRED, Progress, device_of, grow, plan_tiles, shrink, within
 from sprl_utils.networks import DenseBlock, DenseUnit, Generator
 from sprl_utils.provenance import release_memory
 
