@@ -15,14 +15,8 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
-TEXTS = (
-    "README",
-    "data_manifest/README",
-    "sprl_utils/extras/weights/README",
-    "CONTRIBUTING",
-    "DECISIONS",
-    "CHANGELOG",
-)
+TEXTS = ["README", "data_manifest/README", "sprl_utils/extras/weights/README"]
+TEXTS += ["CONTRIBUTING", "DECISIONS", "CHANGELOG"]
 
 
 def build(root: Path, site: Path, *options: str) -> int:
