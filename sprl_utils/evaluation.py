@@ -15,7 +15,7 @@ from torch import nn
 
 from sprl_utils import metrics
 from sprl_utils.extras import detail
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, restore_measured
 from sprl_utils.networks import count_parameters, multiply_adds
@@ -171,7 +171,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
     """Write an image as NIfTI in the input's own intensity units and position."""
     data = np.asarray(image, dtype=np.float32) * np.float32(subject.meta["scale"])
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
-from sprl_utils.files import sha256, write_beside, written_beside
+from sprl_utils.files import atomic_write, sha256, write_atomically
 from sprl_utils.manifest import Subject
 
 #: Downloads from S3 side by side.
@@ -124,7 +124,7 @@ def _copy_from_s3(subject: Subject, cache: Path) -> None:
     files = _cached_files(subject, cache)
     for address, file, expected in zip(subject.members, files, subject.hashes, strict=True):
         try:
-            with written_beside(file) as beside:
+            with atomic_write(file) as beside:
                 fsspec.filesystem("s3").get_file(address, str(beside))
                 _check_sha256(subject, address, expected, sha256(beside))
         except ValueError:
@@ -214,7 +214,7 @@ def _unpack(subject: Subject, archive: Path, cache: Path) -> None:
     for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
         data = _read_member(subject, archive, member)
         _check_sha256(subject, f"{member} of {subject.source}", expected, hashlib.sha256(data).hexdigest())
-        write_beside(file, data)
+        write_atomically(file, data)
 
 
 def _read_member(subject: Subject, archive: Path, member: str) -> bytes:

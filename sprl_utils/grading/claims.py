@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils.evaluation import CONSISTENT
-from sprl_utils.files import write_beside
+from sprl_utils.files import write_atomically
 from sprl_utils.provenance import repo_root
 
 SUPPORTED, NOT_SUPPORTED = "supported", "not supported"
@@ -345,5 +345,5 @@ def ledger(results: Path) -> str:
 
 if __name__ == "__main__":
     out = repo_root() / "results" / "study" / "claims.md"
-    write_beside(out, ledger(repo_root() / "results"))
+    write_atomically(out, ledger(repo_root() / "results"))
     print(f"wrote {out}")

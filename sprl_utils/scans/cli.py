@@ -18,7 +18,7 @@ import torch
 
 from sprl_utils import __version__, metrics
 from sprl_utils.extras.weights import find_weights, read_card
-from sprl_utils.files import sha256, write_beside
+from sprl_utils.files import sha256, write_atomically
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, find_subjects, write_manifest
@@ -331,7 +331,7 @@ def _view(args: argparse.Namespace) -> int:
     _refuse_overwriting(target, args.force)
     from sprl_utils.extras.viewer import page  # half a second of imports that only this command needs
 
-    write_beside(target, page(scans))
+    write_atomically(target, page(scans))
     print(
         f"{' and '.join(s.name for s in scans)}: wrote {target} ({target.stat().st_size / 1e6:.0f} MB); "
         "open it in a browser"

@@ -16,7 +16,7 @@ from nibabel.openers import ImageOpener
 from nibabel.tripwire import TripWireError
 from scipy import io
 
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 from sprl_utils.scans.dicom import from_dicom, is_dicom
 
 #: What `write_image` writes, chosen by the name.
@@ -302,5 +302,5 @@ def save_image(
             image.header.set_zooms(nib.affines.voxel_sizes(affine))
         if description:
             image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         nib.save(image, beside)
