@@ -28,7 +28,7 @@ import json
 
 import pandas as pd
 
-from sprl_utils.files import write_beside
+from sprl_utils.files import write_atomically
 from sprl_utils.provenance import repo_root
 
 pd.set_option("display.max_colwidth", None)
@@ -391,7 +391,7 @@ sections = {
 parts = ["Made by `make claims` (notebooks/07_claims.py) from the tables in results/; not written by hand."]
 for title, table in sections.items():
     parts += [f"## {title}", table.to_markdown(index=False, disable_numparse=True)]
-write_beside(results / "study" / "claims.md", "\n\n".join(["# The ledger of claims", *parts]) + "\n")
+write_atomically(results / "study" / "claims.md", "\n\n".join(["# The ledger of claims", *parts]) + "\n")
 
 # %% [markdown]
 # ## Recap

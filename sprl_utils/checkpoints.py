@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sprl_utils.files import sha256, write_beside
+from sprl_utils.files import sha256, write_atomically
 from sprl_utils.networks import save_weights
 from sprl_utils.patches import Patches, Prepared
 
@@ -203,7 +203,7 @@ class Run:
     def _show(self) -> None:
         """Write the history, and hand it to who watches."""
         if self.fabric.is_global_zero:
-            write_beside(self.out / "history.csv", self.table().to_csv(index=False))
+            write_atomically(self.out / "history.csv", self.table().to_csv(index=False))
             if self.report:
                 self.report(self.table())
 
@@ -220,7 +220,7 @@ class Run:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_beside(self.checkpoint, buffer.getbuffer())
+        write_atomically(self.checkpoint, buffer.getbuffer())
 
     def save_network(self, network: nn.Module, name: str, metadata: dict[str, str] | None = None) -> None:
         """Write a network's weights as ``<name>.safetensors``.

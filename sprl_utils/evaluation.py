@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import nn
 
 from sprl_utils import metrics
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
 from sprl_utils.masks import foreground_mask
@@ -180,5 +180,5 @@ def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
 def save_volume(subject: Prepared, image: np.ndarray, path: Path) -> None:
     """Write an image as NIfTI in the input's own intensity units and position."""
     data = np.asarray(image, dtype=np.float32) * np.float32(subject.meta["scale"])
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         nib.save(nib.Nifti1Image(data, np.array(subject.meta["affine"])), beside)

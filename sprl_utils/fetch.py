@@ -24,7 +24,7 @@ import pooch
 from joblib import Parallel, delayed
 from requests import RequestException
 
-from sprl_utils.files import sha256, written_beside
+from sprl_utils.files import atomic_write, sha256
 from sprl_utils.manifest import Subject, file_name
 
 #: Downloads side by side.
@@ -110,7 +110,7 @@ def _files(subject: Subject, cache: Path, package: Callable[[], Path | Exception
     if _are_cached(subject, files):
         return files
     for member, file, expected in zip(subject.members, files, subject.hashes, strict=True):
-        with written_beside(file) as beside:
+        with atomic_write(file) as beside:
             if subject.source == "s3":
                 _copy_from_s3(subject, member, beside)
             elif subject.source == "https":

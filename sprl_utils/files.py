@@ -16,7 +16,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def written_beside(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Atomic write: yields a temporary file, which replaces ``path`` when the ``with`` block ends well.
 
     It lies in the same folder, which is made, and its name has the same ending, by which libraries choose a
@@ -33,7 +33,7 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def write_beside(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
+def write_atomically(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
     """Atomic write of a whole content, down to the disk.
 
     Raises:
@@ -41,7 +41,7 @@ def write_beside(path: str | os.PathLike, content: bytes | memoryview | str) -> 
     """
     content = content.encode() if isinstance(content, str) else content
     try:
-        with written_beside(path) as beside, open(beside, "wb") as file:
+        with atomic_write(path) as beside, open(beside, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 
 SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
@@ -182,7 +182,7 @@ def _check_groups(subjects: Iterable[Subject], where: str) -> None:
 
 def write_manifest(subjects: Iterable[Subject], path: str | os.PathLike) -> None:
     """Write a manifest that `read_manifest` reads back; an atomic write."""
-    with written_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for subject in subjects:

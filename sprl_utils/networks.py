@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 
 #: How a generator may start; see `Generator`.
 INITS = ("kaiming", "identity", "edges")
@@ -233,7 +233,7 @@ def cpu_multiplies_bf16() -> bool:
 def save_weights(module: nn.Module, path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write a module's weights as safetensors, beside the target and then renamed into place."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         save_file(tensors, beside, metadata=metadata)
 
 

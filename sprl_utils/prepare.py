@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-from sprl_utils.files import write_beside
+from sprl_utils.files import write_atomically
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import Subject
 from sprl_utils.masks import head_masks, intensity_scale
@@ -142,7 +142,7 @@ def prepare_all(
         raise ValueError(
             f"prepared heads: {out}: expected one at least, found none of {len(subjects)} usable"
         )
-    write_beside(out / "index.json", json.dumps([p.meta["id"] for p in ready]))
+    write_atomically(out / "index.json", json.dumps([p.meta["id"] for p in ready]))
     return ready
 
 
@@ -228,7 +228,7 @@ def is_current(folder: Path, made_from: dict, subject: Subject) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     if meta != meta | _labels(subject):
-        write_beside(folder / "meta.json", json.dumps(meta | _labels(subject), indent=1))
+        write_atomically(folder / "meta.json", json.dumps(meta | _labels(subject), indent=1))
     return True
 
 

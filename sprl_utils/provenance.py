@@ -26,7 +26,7 @@ import torch
 from joblib import cpu_count
 
 from sprl_utils import __version__
-from sprl_utils.files import sha256, write_beside
+from sprl_utils.files import sha256, write_atomically
 
 #: The packages that a number depends on.
 PACKAGES = (
@@ -157,7 +157,7 @@ def known_sha256(path: str | os.PathLike) -> str:
     found = sha256(path)
     if time.time() - max(info.st_mtime, info.st_ctime) > TICK:
         with contextlib.suppress(OSError):  # a checkout that is read-only, or a full disk
-            write_beside(note, found)
+            write_atomically(note, found)
     return found
 
 
@@ -198,7 +198,7 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     Raises:
         TypeError, ValueError: ``obj`` holds something that JSON has no word for, NaN and Inf included.
     """
-    write_beside(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _git(root: Path) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def _hashes(files: Iterable[str | os.PathLike], root: Path, digest: Callable[[Pa
 
 def main(source: str, target: str) -> None:
     """Write the notebook ``source`` to ``target`` without the paths of this machine."""
-    write_beside(target, without_place(Path(source).read_text(encoding="utf-8"), Path.cwd()))
+    write_atomically(target, without_place(Path(source).read_text(encoding="utf-8"), Path.cwd()))
 
 
 if __name__ == "__main__":

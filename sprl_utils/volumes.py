@@ -22,7 +22,7 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from scipy import io
 
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 
 #: What `write_volume` writes.
 NIFTI = (".nii.gz", ".nii")
@@ -366,7 +366,7 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         image.header.set_zooms(nib.affines.voxel_sizes(like.affine))
     if description:
         image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         nib.save(image, beside)
 
 

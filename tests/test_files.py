@@ -13,8 +13,8 @@ def test_sha256_of_a_known_file(tmp_path):
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "deeper" / "scan.nii.gz"
-    files.write_beside(target, "old")
-    with pytest.raises(ZeroDivisionError), files.written_beside(target) as beside:
+    files.write_atomically(target, "old")
+    with pytest.raises(ZeroDivisionError), files.atomic_write(target) as beside:
         assert beside.name.endswith(".nii.gz") and beside.parent == target.parent
         beside.write_text("half of the new")
         assert target.read_text() == "old"
@@ -26,5 +26,5 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_what_cannot_be_written_is_told_with_its_name(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match=r"taken: expected to write 3 bytes, found .*; the old file is kept"):
-        files.write_beside(tmp_path / "taken", b"abc")
+        files.write_atomically(tmp_path / "taken", b"abc")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]

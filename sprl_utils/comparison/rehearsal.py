@@ -21,7 +21,7 @@ import psutil
 from sprl_utils.comparison.bench import head_of_size
 from sprl_utils.extras.synthetic import synthetic_head
 from sprl_utils.fetch import fetch
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import intensity_scale
 from sprl_utils.profiles import read_profile
@@ -48,7 +48,7 @@ def write_heads(root: Path, count: int, sources: Sequence[np.ndarray], seed: int
         head = head_of_size(synthetic_head(sources[i % len(sources)], seed + i), SHAPE)
         stored = np.clip(np.round(head / head.max() * 4095), 0, 4095).astype(np.int16)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(file) as beside:
+        with atomic_write(file) as beside:
             nib.save(nib.Nifti1Image(stored, np.diag([VOXEL, VOXEL, VOXEL, 1])), beside)
 
 

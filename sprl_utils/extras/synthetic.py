@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans
 from skimage.restoration import denoise_tv_chambolle
 
-from sprl_utils.files import write_beside
+from sprl_utils.files import write_atomically
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, is_current, volume_arrays, write_prepared
@@ -138,7 +138,7 @@ def add_synthetic(
     )
     index = json.loads((Path(out) / "index.json").read_text(encoding="utf-8"))
     listed = index + [p.folder.name for p in made if p.folder.name not in index]
-    write_beside(Path(out) / "index.json", json.dumps(listed))
+    write_atomically(Path(out) / "index.json", json.dumps(listed))
     return made
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sprl_utils.files import sha256, write_beside, written_beside
+from sprl_utils.files import atomic_write, sha256, write_atomically
 from sprl_utils.networks import load_generator
 from sprl_utils.provenance import repo_root, write_json
 from sprl_utils.volumes import read_volume, voxels_sha256
@@ -217,12 +217,12 @@ def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
         if source.exists():
             load_generator(source)
             card[target.name] = describe(profile, root / "results", source, known)
-            with written_beside(target) as beside:
+            with atomic_write(target) as beside:
                 shutil.copyfile(source, beside)
         elif target.exists():
             card[target.name] = describe(profile, root / "results", target, known)
     write_json(folder / "card.json", card)
-    write_beside(folder / "README.md", as_markdown(card))
+    write_atomically(folder / "README.md", as_markdown(card))
     return card
 
 

@@ -17,7 +17,7 @@ import torch
 
 from sprl_utils import __version__, metrics
 from sprl_utils.extras.weights import find_weights, read_card
-from sprl_utils.files import sha256, write_beside
+from sprl_utils.files import sha256, write_atomically
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, write_manifest
 from sprl_utils.masks import intensity_scale
@@ -158,7 +158,7 @@ def _view(args: argparse.Namespace) -> int:
     batch.check_outputs([target], force=args.force)
     from sprl_utils.scans.page import page  # half a second of imports that only this command needs
 
-    write_beside(target, page(scans))
+    write_atomically(target, page(scans))
     names, size = " and ".join(scan.name for scan in scans), target.stat().st_size / 1e6
     print(f"{names}: wrote {target} ({size:.0f} MB); open it in a browser")
     return 0

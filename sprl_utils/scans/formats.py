@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.tripwire import TripWireError
 
-from sprl_utils.files import written_beside
+from sprl_utils.files import atomic_write
 from sprl_utils.scans.dicom import from_dicom, is_dicom
 from sprl_utils.scans.headers import save_mgh
 from sprl_utils.volumes import (
@@ -94,7 +94,7 @@ def write_scan(path: str | os.PathLike, data: np.ndarray, like: Volume, descript
         write_volume(path, data, like, description)
         return
     check_shape(path, data, like)
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         save_mgh(beside, np.asarray(data, dtype=np.float32), like.affine, description)
 
 

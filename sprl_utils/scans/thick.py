@@ -19,7 +19,7 @@ from scipy import ndimage
 from sprl_utils import metrics
 from sprl_utils.extras.weights import NETWORK, STUDIES, shipped
 from sprl_utils.fetch import fetch_all
-from sprl_utils.files import write_beside
+from sprl_utils.files import write_atomically
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import head_masks, intensity_scale
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
@@ -81,7 +81,7 @@ def main() -> None:
         head = read_volume(files[subject], subject)
         for factors in CASES:
             rows += [{"subject": subject} | row for row in compare(head, factors, HEADS[subject])]
-            write_beside(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
+            write_atomically(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
             print(pd.DataFrame(rows[-6:]).round(4).to_string(index=False), flush=True)
     inputs = [Path(p) for paths in files.values() for p in paths]
     write_json(out / "environment.json", environment({"seed": 0}, inputs, [out / "thick.csv"]))
