@@ -144,7 +144,7 @@ def test_a_broken_copy_fails(copy, name):
     break_it, words, *reason = BROKEN[name]
     item = check(words)
     break_it(copy)
-    with pytest.raises((grade.Failed, ValueError), match="".join(reason)):
+    with pytest.raises((grade.Failed, ValueError), match=reason[0] if reason else None):
         item(copy)
 
 
