@@ -17,7 +17,7 @@ from sprl_utils import __version__
 from sprl_utils.files import sha256
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import read_manifest
-from sprl_utils.networks import Generator, save_weights
+from sprl_utils.networks import Generator, cpu_multiplies_bf16, save_weights
 from sprl_utils.scans import cli, progress
 from sprl_utils.scans.cli import main
 from sprl_utils.scans.cuts import resample
@@ -440,12 +440,20 @@ def same_threads():
 
 def test_precision_and_quiet(tmp_path, resolve, capsys, same_threads):
     scan = save(tmp_path / "scan.nii.gz", blob())
-    for precision, told in (("fp32", "float32"), ("bf16", "bfloat16")):
+    precisions = {"fp32": "float32"} | ({"bf16": "bfloat16"} if cpu_multiplies_bf16() else {})
+    for precision, told in precisions.items():
         out = tmp_path / f"{precision}.nii.gz"
         assert resolve(scan, out, "--precision", precision, "--quiet", "--sidecar", "--threads", 1) == 0
         assert json.loads((tmp_path / f"{precision}.json").read_text())["Precision"] == told
     said = capsys.readouterr()
     assert said.out == said.err == ""
+
+
+def test_a_processor_that_emulates_bfloat16_refuses_it(tmp_path, resolve, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "cpu_multiplies_bf16", lambda: False)
+    scan = save(tmp_path / "scan.nii.gz", blob())
+    assert resolve(scan, tmp_path / "out.nii.gz", "--precision", "bf16", "--device", "cpu") == 1
+    assert "use fp32" in capsys.readouterr().err and not (tmp_path / "out.nii.gz").exists()
 
 
 def test_a_log_file_shows_how_far_it_is(tmp_path, resolve, capsys, monkeypatch):

@@ -113,8 +113,14 @@ def _hardware(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
     if device == "cuda" and not has_gpu:
         raise ValueError("--device: expected a GPU that CUDA can use, found none")
     chosen = torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
+    multiplies_bf16 = chosen.type == "cuda" or cpu_multiplies_bf16()
+    if precision == "bf16" and not multiplies_bf16:
+        raise ValueError(
+            "--precision: expected a processor that multiplies bfloat16, found one that emulates it hundreds "
+            "of times slower; use fp32"
+        )
     if precision == "auto":
-        precision = "bf16" if chosen.type == "cuda" or cpu_multiplies_bf16() else "fp32"
+        precision = "bf16" if multiplies_bf16 else "fp32"
     return chosen, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
