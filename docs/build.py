@@ -71,7 +71,7 @@ def describe(root: Path, folder: Path, pages: list[Path]) -> dict[str, Any]:
         "record": json.loads(read(record) or "{}"),
         "heads": json.loads(read(folder / "slices" / "index.json") or "{}"),
         "table": read(folder / "table.md"),
-        "bars": folder / "figures" / "bars.png" in pictures,
+        "gains": folder / "figures" / "gains.png" in pictures,
     }
 
 
