@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils import figures
-from sprl_utils.comparison import bench
+from sprl_utils.comparison import bench, figures as pictures
 from sprl_utils.extras import weights
 from sprl_utils.fetch import fetch
 from sprl_utils.manifest import read_manifest
@@ -176,7 +176,7 @@ bench.ratios(measured[-2:])
 
 # %%
 table = bench.ratios(measured)
-figure = figures.speed(table)
+figure = pictures.speed(table)
 figures.save(figure, results / "figures" / "speed.png")
 
 # %% [markdown]

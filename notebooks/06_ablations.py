@@ -47,7 +47,7 @@ from dataclasses import replace
 import pandas as pd
 
 from sprl_utils import figures
-from sprl_utils.comparison import ablation
+from sprl_utils.comparison import ablation, figures as pictures
 from sprl_utils.prepare import load_prepared
 from sprl_utils.runs import start_run
 from sprl_utils.training import GanSettings, PretrainSettings, describe_fabric, make_fabric
@@ -126,7 +126,7 @@ effects = ablation.effects(scores)
 effects.round(4)
 
 # %%
-figure = figures.ablations(effects)
+figure = pictures.ablations(effects)
 figures.save(figure, results / "figures" / "ablations.png")
 
 # %% [markdown]
