@@ -67,7 +67,7 @@ root, runs, results = run.root, run.runs, run.results
 # group may be on two sides: two scans of one person, or two averages of the same people, are not
 # independent.
 
-# %%
+# %% tags=["nbval-check-output"]
 if hcp_root:
     listed = hcp_subjects(hcp_root, hcp_ids, own_lr=hcp_own_lr)
 else:
@@ -82,7 +82,7 @@ pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 # a folder, or from S3 with your own keys. With a full cache nothing is downloaded. A file whose sha256
 # differs is refused.
 
-# %%
+# %% tags=["nbval-check-output"]
 files = fetch_all(listed, root / "runs" / "cache", stop_at_failure)
 listed = [subject for subject in listed if subject.id in files]
 print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len(listed) > 8 else ''}")
@@ -99,7 +99,7 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 # kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it
 # is `kspace.truncate_kspace`.
 
-# %%
+# %% tags=["nbval-check-output"]
 recipe = recipe_named(lr_recipe)(keep, fixed_scale or None, tuple(crop) or None)
 prepared = prepare.prepare_all(listed, files, runs / "prepared", recipe, jobs, stop_at_failure, dask_address)
 facts = ["id", "split", "shape", "scale", "keep"]
@@ -111,7 +111,7 @@ pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 # tissue and would rule the loss. What is brighter is lost from HR, and so from LR, from what the networks
 # learn and from every score. In one head of the training split:
 
-# %%
+# %% tags=["nbval-check-output"]
 shown = prepare.load_prepared(runs / "prepared", "train")[0]
 hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
 clipped = hr >= np.float32(prepare.CLIP)
@@ -144,7 +144,7 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 # the other two planes in one. The difference holds edges and little else: that is what a network has to
 # restore.
 
-# %%
+# %% tags=["nbval-check-output"]
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
 print(f"{shown.meta['id']}: zero-filled LR lies {loss_db:.2f} dB PSNR from HR")
 assert lr.shape == hr.shape and np.isfinite(lr).all()
@@ -195,7 +195,7 @@ figures.save(figure, results / "figures" / "patch_grid.png")
 # A patch is read from disk without loading its volume (memory-mapped), and is a function of the seed and its
 # number:
 
-# %%
+# %% tags=["nbval-check-output"]
 first, again = patches.patch(7), patches.patch(7)
 assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 print("patch 7:", first[0].shape, "LR and HR,", first[0].dtype)

@@ -78,7 +78,7 @@ root, runs, results = run.root, run.runs, run.results
 # through, and $R$ reads that map alone, so training starts at the LR image instead of at noise. With
 # `init="edges"` all other 3x3x3 kernels have mean 0: their maps hold edges and no brightness.
 
-# %%
+# %% tags=["nbval-check-output"]
 generator = make_generator(model, init)
 print(
     f"{count_parameters(generator):,} parameters, sees {generator.receptive_radius} voxels to each side, "
@@ -98,7 +98,7 @@ print("the untrained generator returns its input:", change == 0)
 # Training heads and validation heads share no person and no average. The validation patches are fixed: number
 # 0 to `validation_patches` - 1 of a stream with its own seed.
 
-# %%
+# %% tags=["nbval-check-output"]
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
 validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
 print("train on", [p.meta["id"] for p in train_heads[:8]])
@@ -111,7 +111,7 @@ print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 #
 # *The paper* trains 500,000 steps of Adam at $10^{-4}$ with two cubes per step; the demo has minutes. *Ours*
 # has lower rates for the layers that read hundreds of maps, a cosine schedule, and averaged weights.
-# `CONTRIBUTING.md` says how these settings were chosen.
+# `results/study/EXPLORATION.md` says how these settings were chosen.
 #
 # The plan is written to `runs/<profile>/pretrain_plan.json` and run in this process, or, with `devices`, in
 # several that torchrun starts on that file. Stop the cell or kill the kernel whenever you like: started again

@@ -70,7 +70,7 @@ root, runs, results = run.root, run.runs, run.results
 #
 # The penalty of WGAN-GP speaks about the gradient at each sample on its own; BatchNorm would mix samples.
 
-# %%
+# %% tags=["nbval-check-output"]
 discriminator = Discriminator(patch_size, discriminator_head, negative_slope, discriminator_width)
 print(f"discriminator for cubes of {patch_size}: {count_parameters(discriminator):,} parameters")
 

@@ -49,7 +49,7 @@ from sprl_utils.training import describe_fabric, fabric_dtype, make_fabric
 run = start_run(profile, "environment.json", seed)
 root, runs, results = run.root, run.runs, run.results
 
-# %%
+# %% tags=["nbval-check-output"]
 heads = load_prepared(runs / "prepared", "test")
 weights = {
     "mDCSRN": runs / "pretrain" / "generator.safetensors",
@@ -140,8 +140,8 @@ differences.round(4)
 # ## Sharp, or right?
 #
 # PSNR rewards blur where detail cannot be predicted. In the brain: HFEN (relative error of a Laplacian of
-# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `told_from_hr`: in what share
-# of patches that it has not seen, half SR's and half HR's, a fresh small classifier is right (0.5 is chance).
+# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `classifier_accuracy`: the
+# share of patches, half SR's and half HR's, that a fresh small classifier recognises (0.5 is chance).
 # In the part of k-space that was cut: `band_power`, the power that is back there over HR's, and
 # `band_correlation`, how much of that is right (1) rather than invented (0).
 

@@ -168,10 +168,10 @@ def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:
     """
     inside = scores[scores["region"] == region]
     cells = inside.assign(
-        told=[f"{row.psnr:.2f} / {row.ssim:.4f} / {row.nrmse:.4f}" for row in inside.itertuples()],
+        cell=[f"{row.psnr:.2f} / {row.ssim:.4f} / {row.nrmse:.4f}" for row in inside.itertuples()],
         data_consistency=inside["data_consistency"].map({True: "yes", False: "-"}),
     )
-    table = cells.pivot(index=METHOD, columns="subject", values="told").fillna("-")
+    table = cells.pivot(index=METHOD, columns="subject", values="cell").fillna("-")
     order = cells.drop_duplicates(METHOD).set_index(METHOD).index
     table = table.loc[order, cells["subject"].unique()].reset_index()
     return table.rename_axis(columns=None).rename(columns=lambda name: name.replace("_", " "))

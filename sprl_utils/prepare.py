@@ -96,8 +96,8 @@ def write_prepared(folder: Path, subject: Subject, arrays: dict, facts: dict, ma
     try:
         needed, free = sum(a.nbytes for a in arrays.values()), shutil.disk_usage(beside).free
         if free < needed:
-            told = f"subject {subject.id}: expected {needed} free bytes for {folder}, found {free}"
-            raise OSError(errno.ENOSPC, told)
+            reason = f"subject {subject.id}: expected {needed} free bytes for {folder}, found {free}"
+            raise OSError(errno.ENOSPC, reason)
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
         meta = {**_labels(subject), **facts, "made_from": made_from}

@@ -38,8 +38,8 @@ def score(
         patches: places that the two-sample test looks at on each side of the head; 0 leaves the test out.
 
     Returns:
-        ``hfen``, ``gradient_similarity``, ``told_from_hr`` (share of patches that the classifier recognises,
-        0.5 is chance) in the brain; ``band_power``, ``band_correlation`` of the whole volume where it is
+        ``hfen``, ``gradient_similarity``, ``classifier_accuracy`` (share of patches that the classifier
+        recognises, 0.5 is chance) in the brain; ``band_power``, ``band_correlation`` of the whole volume where it is
         known what was cut.
     """
     hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
@@ -51,7 +51,7 @@ def score(
         if keep is not None:
             row |= band(one.image, hr, keep)
         if patches:
-            row["told_from_hr"] = two_sample_test(one.image, hr, brain, patches=patches, seed=seed)
+            row["classifier_accuracy"] = two_sample_test(one.image, hr, brain, patches=patches, seed=seed)
         rows.append(row)
     return pd.DataFrame(rows)
 

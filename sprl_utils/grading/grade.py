@@ -94,19 +94,21 @@ def _tables(root: Path) -> str:
     runs = [path.parent for path in sorted((root / "results").glob("*/summary.csv"))]
     _require(runs, "no results/*/summary.csv")
     for run in runs:
-        scores, told = (pd.read_csv(run / f"{name}.csv") for name in ("metrics", "summary"))
-        for table in (scores, told):
+        scores, stated = (pd.read_csv(run / f"{name}.csv") for name in ("metrics", "summary"))
+        for table in (scores, stated):
             table["own"] = table["source_run"] == run.name
         found = scores.groupby(IMAGE)[list(metrics.METRICS)].agg(["mean", "std"])
-        told = told.set_index(IMAGE).sort_index()[
+        stated = stated.set_index(IMAGE).sort_index()[
             [f"{m}_{s}" for m in metrics.METRICS for s in ("mean", "sd")]
         ]
-        same = found.index.equals(told.index) and np.allclose(told, found, rtol=0, atol=1e-9, equal_nan=True)
+        same = found.index.equals(stated.index) and np.allclose(
+            stated, found, rtol=0, atol=1e-9, equal_nan=True
+        )
         _require(same, f"{run.name}/summary.csv does not follow from metrics.csv")
     for path in sorted((root / "results").glob("*/ablation_effects.csv")):
-        told = pd.read_csv(path, index_col="variant")
-        found = ablation.effects(pd.read_csv(path.with_name("ablations.csv")))[told.columns]
-        same = found.index.equals(told.index) and np.allclose(told, found, rtol=1e-9, atol=1e-9)
+        stated = pd.read_csv(path, index_col="variant")
+        found = ablation.effects(pd.read_csv(path.with_name("ablations.csv")))[stated.columns]
+        same = found.index.equals(stated.index) and np.allclose(stated, found, rtol=1e-9, atol=1e-9)
         _require(same, f"{path.parent.name}/{path.name} does not follow from ablations.csv")
     return f"summaries of {len(runs)} runs and effects of ablations: computed again from the scores per head"
 
@@ -209,8 +211,8 @@ def _tests(root: Path) -> str:
 def _weights(root: Path) -> str:
     card = _json(root / WEIGHTS / "card.json")
     files = {p.name: sha256(p) for p in (root / WEIGHTS).glob("*.safetensors")}
-    told = {name: entry["sha256"] for name, entry in card.items()}
-    _require(files and files == told, "the files of the shipped weights are not those of card.json")
+    stated = {name: entry["sha256"] for name, entry in card.items()}
+    _require(files and files == stated, "the files of the shipped weights are not those of card.json")
     for name in files:
         load_generator(root / WEIGHTS / name)
     return f"{WEIGHTS}/: {len(files)} files load, and are those of card.json"
@@ -219,7 +221,7 @@ def _weights(root: Path) -> str:
 def _rerun(root: Path) -> str:
     """The demo on a fresh clone; its numbers against the committed ones."""
     try:
-        told = committed(root, "demo")
+        stated = committed(root, "demo")
     except LookupError as reason:
         raise NotApplicable(str(reason)) from None
     with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +233,7 @@ def _rerun(root: Path) -> str:
         done = subprocess.run(["make", "reproduce", f"PYTHON={sys.executable}"], cwd=clone)
         _require(done.returncode == 0, "`make reproduce` fails on a fresh clone")
         found = pd.read_csv(clone / "results/demo/metrics.csv")
-    reproduced, sentence = verdict(told, found)
+    reproduced, sentence = verdict(stated, found)
     _require(reproduced, sentence)
     return f"`make reproduce` on a fresh clone: {sentence}"
 
@@ -243,14 +245,14 @@ def _stated_metrics(root: Path) -> str:
         raise NotApplicable("no shipped weights with metrics of their own")
     listed = {s.id: s for s in read_manifest(root / "data_manifest/demo.csv")}
     for name, entry in card.items():
-        told = pd.DataFrame(entry["held_out"])
-        subjects = [listed[head] for head in told["head"].unique()]
+        stated = pd.DataFrame(entry["held_out"])
+        subjects = [listed[head] for head in stated["head"].unique()]
         files = fetch_all(subjects, root / "runs" / "cache", stop_at_failure=True)
         generator = channels_last(load_generator(root / WEIGHTS / name)).eval()
         with tempfile.TemporaryDirectory() as out:
             heads = prepare_all(subjects, files, Path(out), Recipe(entry["keep"]), stop_at_failure=True)
             found = pd.DataFrame(row for head in heads for row in _scores(head, generator))
-        both = told.merge(found, "left", ["head", "region", "data_consistency"], suffixes=("", "_again"))
+        both = stated.merge(found, "left", ["head", "region", "data_consistency"], suffixes=("", "_again"))
         off = {m: float((both[f"{m}_again"] - both[m]).abs().max(skipna=False)) for m in ("psnr", "ssim")}
         off = {m: round(value, 5) for m, value in off.items()}
         _require(all(off[m] <= SPREAD[m] for m in off), f"{name}: differs from card.json by {off}")

@@ -33,9 +33,9 @@ def committed(root: Path, profile: str) -> pd.DataFrame | None:
         raise LookupError(f"{table}: expected the committed one from git, found no repository") from error
 
 
-def verdict(told: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
-    """Whether the scores ``found`` reproduce ``told``, and the sentence that says so."""
-    both = told.merge(found, "outer", KEYS, suffixes=("", "_again"), indicator="side")
+def verdict(stated: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
+    """Whether the scores ``found`` reproduce ``stated``, and the sentence that says so."""
+    both = stated.merge(found, "outer", KEYS, suffixes=("", "_again"), indicator="side")
     names = both[KEYS].astype(str).agg(", ".join, axis=1)
     alone = names[both["side"] != "both"]
     if len(alone):
@@ -56,12 +56,12 @@ def main(profile: str) -> None:
     """Print the verdict on ``results/<profile>/`` where the profile has committed scores."""
     root = repo_root()
     try:
-        told = committed(root, profile)
+        stated = committed(root, profile)
     except LookupError as error:
         print(f"Reproduction: unknown ({error})")
         return
-    if told is not None:
-        print(f"Reproduction: {verdict(told, pd.read_csv(root / 'results' / profile / 'metrics.csv'))[1]}")
+    if stated is not None:
+        print(f"Reproduction: {verdict(stated, pd.read_csv(root / 'results' / profile / 'metrics.csv'))[1]}")
 
 
 if __name__ == "__main__":
