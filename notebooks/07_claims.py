@@ -132,8 +132,8 @@ claims.append(
 # > *The paper*: "GAN promotes realistic output hardly distinguishable from original HR images".
 #
 # A small classifier is shown patches of SR and of HR; `classifier_accuracy` is the share that it assigns
-# right, on patches that it has not learned from (chance: 0.5). Below 10,000 updates of the generator (`g_steps`) a
-# classifier that succeeds says nothing against the claim.
+# right, on patches that it has not learned from (chance: 0.5). Below 10,000 updates of the generator
+# (`g_steps`) a classifier that succeeds says nothing against the claim.
 
 # %% tags=["nbval-check-output"]
 hardly, enough = 0.6, 10_000

@@ -39,8 +39,8 @@ def score(
 
     Returns:
         ``hfen``, ``gradient_similarity``, ``classifier_accuracy`` (share of patches that the classifier
-        recognises, 0.5 is chance) in the brain; ``band_power``, ``band_correlation`` of the whole volume where it is
-        known what was cut.
+        recognises, 0.5 is chance) in the brain; ``band_power``, ``band_correlation`` of the whole volume
+        where it is known what was cut.
     """
     hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
     rows = []
