@@ -8,6 +8,7 @@ import tarfile
 import threading
 import warnings
 import zipfile
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -212,6 +213,32 @@ def test_a_file_comes_from_its_address_unchanged_and_checked(tmp_path, server, m
     with pytest.raises(SourceUnavailable, match="127.0.0.1:9/a.nii: expected a file, found none"):
         fetch.fetch(Subject("x", "https", "http://127.0.0.1:9/a.nii"), tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").rglob("*") if p.is_file()] == ["t1.nii"]
+
+
+def test_a_folder_of_heads_spares_the_download_of_the_right_bytes_alone(tmp_path, server, monkeypatch):
+    """Two people's files have one name and differ by their hash. Without the right one the network is asked."""
+    for person, content in (("a", b"another head"), ("b", HEAD)):
+        (tmp_path / "there" / person).mkdir(parents=True)
+        (tmp_path / "there" / person / "t1.nii").write_bytes(content)
+    monkeypatch.setenv("SPRL_HEADS", str(tmp_path / "there"))
+    address = "https://nowhere.invalid/b/t1.nii"
+    (file,) = fetch.fetch(Subject("b", "https", address, sha256=SHA), tmp_path / "cache")
+    assert file == tmp_path / "cache" / "b" / "t1.nii" and file.read_bytes() == HEAD
+    for unknown in (hashlib.sha256(b"a third head").hexdigest(), ""):
+        with pytest.raises(SourceUnavailable):
+            fetch.fetch(Subject("c", "https", address, sha256=unknown), tmp_path / "cache")
+
+
+def test_the_people_are_real_and_no_reserved_one_is_among_them():
+    people = read_manifest(Path(__file__).parents[1] / "data_manifest" / "people.csv")
+    openneuro = [s for s in people if s.source == "https"]
+    counts = Counter((s.id.split("_")[0], s.split) for s in openneuro)
+    assert counts == {
+        ("ds002748", "train"): 36, ("ds002748", "validation"): 4, ("ds002748", "test"): 10,
+        ("ds000011", "train"): 4, ("ds000011", "test"): 2,
+    }  # fmt: skip
+    assert all(len(s.sha256) == 64 and s.licence in ("CC0", "PDDL") for s in openneuro)
+    assert len({s.sha256 for s in people}) == len(people)
 
 
 def test_a_file_without_a_hash_is_not_read(tmp_path, monkeypatch):
