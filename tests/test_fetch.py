@@ -216,7 +216,7 @@ def test_a_file_comes_from_its_address_unchanged_and_checked(tmp_path, server, m
 
 
 def test_a_folder_of_heads_spares_the_download_of_the_right_bytes_alone(tmp_path, server, monkeypatch):
-    """Two people's files have one name and differ by their hash. Without the right one the network is asked."""
+    """Two files have one name and differ by their hash. Without the right one the network is asked."""
     for person, content in (("a", b"another head"), ("b", HEAD)):
         (tmp_path / "there" / person).mkdir(parents=True)
         (tmp_path / "there" / person / "t1.nii").write_bytes(content)
