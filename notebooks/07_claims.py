@@ -341,7 +341,6 @@ rescans
 # %% [markdown]
 # The networks after 300 steps, means over test heads and seeds; a GAN has the size of its generator.
 
-
 # %% tags=["nbval-check-output"]
 effects = pd.read_csv(results / "comparison" / "ablation_effects.csv")
 least, most = (effects[f"psnr_change_{end}"].map("{:+.3f}".format) for end in ("least", "most"))

@@ -28,7 +28,9 @@ def test_profiles_are_read_in_an_ascii_locale(tmp_path):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     (tmp_path / "profiles").mkdir()
     (tmp_path / "01_first.py").write_text(
-        '# %% tags=["parameters"]\nprofile = "smoke"  # Größe\n', encoding="utf-8"
+        "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: Python 3\n#     language: python\n#     name: python3\n# ---\n\n"
+        '# %% tags=["parameters"]\nprofile = "smoke"  # Größe\n',
+        encoding="utf-8",
     )
     (tmp_path / "profiles/smoke.yaml").write_text("# Größe\nprofile: smoke\n", encoding="utf-8")
     note = tmp_path / "note.ipynb"

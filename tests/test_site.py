@@ -164,12 +164,14 @@ def test_a_reader_can_choose_the_dark_mode(site, browser):
 
 
 def test_the_front_page_has_the_numbers_of_the_first_run_and_leads_to_all(site):
-    html = (site / "index.html").read_text()
+    html = (site / "index.html").read_text(encoding="utf-8")
     assert "28.02" in html and 'href="results/demo/04_evaluate.html"' in html
     assert 'href="results/study/index.html"' in html and "failed" not in html
-    assert "Claims (study)" in (site / "results" / "study" / "07_claims.html").read_text()
-    assert 'alt="Figure of the section Whole"' in (site / "results" / "demo" / "04_evaluate.html").read_text()
-    changes = (site / "CHANGELOG.html").read_text()
+    assert "Claims (study)" in (site / "results" / "study" / "07_claims.html").read_text(encoding="utf-8")
+    assert 'alt="Figure of the section Whole"' in (site / "results" / "demo" / "04_evaluate.html").read_text(
+        encoding="utf-8"
+    )
+    changes = (site / "CHANGELOG.html").read_text(encoding="utf-8")
     assert "See here and" in changes and "CITATION" not in changes  # no link that leads nowhere
 
 
@@ -192,5 +194,5 @@ def test_the_committed_results_make_a_whole_site(committed, browser, tmp_path):
         page.goto(file.as_uri(), wait_until="load")
         assert all(page.evaluate(STORED)) and wrong == [], file.name
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, file.name
-        paths = re.search(f"{committed}|{ROOT}|{tmp_path}|{Path.home()}/", file.read_text())
+        paths = re.search(f"{committed}|{ROOT}|{tmp_path}|{Path.home()}/", file.read_text(encoding="utf-8"))
         assert not paths, f"{file.name} names a path of this machine, {paths}"

@@ -144,7 +144,7 @@ def _python(root: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProce
     """Run this Python on the package of ``root``."""
     variables = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, encoding="utf-8")
 
 
 def _notebooks(root: Path) -> str:
