@@ -233,7 +233,8 @@ def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.Dat
         ax.set_ylabel(label)
     for ax in axes[1::2, -1]:
         ax.axis("off")
-    figure.colorbar(axes[1, 0].images[0], ax=axes[1::2, -1], location="left", label="error, HR's scale")
+    scale = axes[1, -1].inset_axes((0.05, 0.05, 0.08, 0.9))
+    figure.colorbar(axes[1, 0].images[0], cax=scale, label="image minus HR")
     figure.suptitle(f"{subject.meta['id']} ({subject.meta['split']})")
     return figure
 

@@ -28,7 +28,8 @@ def test_profiles_are_read_in_an_ascii_locale(tmp_path):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     (tmp_path / "profiles").mkdir()
     (tmp_path / "01_first.py").write_text(
-        "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: Python 3\n#     language: python\n#     name: python3\n# ---\n\n"
+        "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: Python 3\n#     language: python\n"
+        "#     name: python3\n# ---\n\n"
         '# %% tags=["parameters"]\nprofile = "smoke"  # Größe\n',
         encoding="utf-8",
     )
