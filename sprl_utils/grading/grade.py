@@ -28,6 +28,7 @@ import yaml
 
 from sprl_utils import metrics
 from sprl_utils.comparison import ablation
+from sprl_utils.evaluation import METHOD
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
@@ -41,8 +42,8 @@ from sprl_utils.prepare import Recipe, prepare_all
 from sprl_utils.provenance import repo_root, write_json
 
 PASS, FAIL, NOT_APPLICABLE = "PASS", "FAIL", "NOT APPLICABLE"
-#: What a row of summary.csv is of; ``own`` tells the run's own images from those of longer runs.
-IMAGE = ["region", "network", "data_consistency", "own"]
+#: What a row of summary.csv is of.
+IMAGE = ["region", *METHOD]
 WEIGHTS = Path("sprl_utils/extras/weights")
 
 
@@ -95,8 +96,6 @@ def _tables(root: Path) -> str:
     _require(runs, "no results/*/summary.csv")
     for run in runs:
         scores, stated = (pd.read_csv(run / f"{name}.csv") for name in ("metrics", "summary"))
-        for table in (scores, stated):
-            table["own"] = table["source_run"] == run.name
         found = scores.groupby(IMAGE)[list(metrics.METRICS)].agg(["mean", "std"])
         stated = stated.set_index(IMAGE).sort_index()[
             [f"{m}_{s}" for m in metrics.METRICS for s in ("mean", "sd")]
