@@ -16,14 +16,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 from torch import nn
 
 from sprl_utils import metrics
 from sprl_utils.files import atomic_write
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
-from sprl_utils.masks import foreground_mask
+from sprl_utils.masks import head_with_margin
 from sprl_utils.networks import count_parameters, multiply_adds
 from sprl_utils.patches import Prepared
 
@@ -31,8 +30,6 @@ from sprl_utils.patches import Prepared
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
 #: The columns that name a method.
 METHOD = ["network", "data_consistency", "source_run"]
-#: Voxels around the head that still count as head: there the lost frequencies ring most.
-AIR_MARGIN = 5
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,8 @@ def reconstruct(
 
     Args:
         generators: name -> network, run on the zero-filled LR.
-        skip_air: copy the air of the LR image, found in LR with a margin of `AIR_MARGIN`, instead of running
-            the network there.
+        skip_air: copy the air of the LR image, which `sprl_utils.masks.head_with_margin` finds, instead of
+            running the network there.
         dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
     """
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
@@ -84,7 +81,8 @@ def reconstruct(
         for name, order in INTERPOLATIONS.items():
             made.append(Reconstruction(name, False, *_timed(interpolate, coarse, hr.shape, order)))
     made.append(Reconstruction("zero-filled", False, lr, 0.0))
-    head = head_with_margin(lr, subject) if skip_air else None
+    voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
+    head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
         cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
         sr, seconds = _timed(
@@ -95,12 +93,6 @@ def reconstruct(
             consistent, more = _timed(data_consistency, sr, lr, keep)
             made.append(Reconstruction(name, True, consistent, seconds + more, *cost))
     return made
-
-
-def head_with_margin(image: np.ndarray, subject: Prepared) -> np.ndarray:
-    """Foreground of an image on the subject's grid, grown by `AIR_MARGIN`: bool ``(x, y, z)``."""
-    voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
-    return ndimage.binary_dilation(foreground_mask(image, voxel_size), iterations=AIR_MARGIN)
 
 
 def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import losses, metrics
-from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
-from sprl_utils.masks import foreground_mask
+from sprl_utils.masks import head_with_margin
 from sprl_utils.networks import (
     Discriminator,
     Generator,
@@ -62,11 +61,10 @@ def head_of_size(head: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def write_inputs(folder: Path, hr: np.ndarray, keep: Sequence[float | None]) -> None:
-    """HR, LR, and where the head is (with `evaluation.AIR_MARGIN` around it), as files for both sides."""
+    """HR, LR, and where the head is (`masks.head_with_margin`), as files for both sides."""
     folder.mkdir(parents=True, exist_ok=True)
     lr = truncate_kspace(hr, keep)
-    head = ndimage.binary_dilation(foreground_mask(lr), iterations=AIR_MARGIN)
-    for name, array in {"hr": hr, "lr": lr, "head": head}.items():
+    for name, array in {"hr": hr, "lr": lr, "head": head_with_margin(lr)}.items():
         np.save(folder / f"{name}.npy", array)
 
 

@@ -15,14 +15,12 @@ from dataclasses import dataclass, replace
 import nibabel as nib
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import nn
 
-from sprl_utils.evaluation import AIR_MARGIN
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import DEFAULT_HALO, super_resolve
 from sprl_utils.kspace import data_consistency, kept_samples
-from sprl_utils.masks import foreground_mask, intensity_scale
+from sprl_utils.masks import head_with_margin, intensity_scale
 from sprl_utils.scans.cuts import find_cut, resample
 from sprl_utils.volumes import Volume
 
@@ -195,7 +193,7 @@ def sharpen(
     scale = np.float32(intensity_scale(coarse))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
-    head = _head(on_grid(scan, plan.shape, fine)) if skip_air else None
+    head = head_with_margin(fine, on_grid(scan, plan.shape, fine).voxel_size) if skip_air else None
     how = {"memory_gib": memory_gib, "dtype": dtype, "progress": progress}
     network = functools.partial(super_resolve, generator=generator, **how)
 
@@ -214,12 +212,6 @@ def _without_window(like: Volume, data: np.ndarray) -> Volume:
     header = like.header.copy()
     header["cal_min"] = header["cal_max"] = 0
     return replace(like, data=data, header=header)
-
-
-def _head(fine: Volume) -> np.ndarray:
-    """The head with a margin."""
-    mask = foreground_mask(fine.data, fine.voxel_size)
-    return ndimage.binary_dilation(mask, iterations=AIR_MARGIN)
 
 
 def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: functools.partial) -> np.ndarray:
