@@ -28,17 +28,16 @@ import yaml
 
 from sprl_utils import metrics
 from sprl_utils.comparison import ablation
-from sprl_utils.evaluation import METHOD
+from sprl_utils.evaluation import METHOD, reconstruct, score
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
+from sprl_utils.extras.weights import NETWORK
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
 from sprl_utils.grading.reproduction import SPREAD, committed, verdict
-from sprl_utils.inference import super_resolve
-from sprl_utils.kspace import data_consistency
 from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import channels_last, load_generator
-from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, prepare_all
+from sprl_utils.profiles import study_notebooks
 from sprl_utils.provenance import repo_root, write_json
 
 PASS, FAIL, NOT_APPLICABLE = "PASS", "FAIL", "NOT APPLICABLE"
@@ -147,7 +146,7 @@ def _python(root: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProce
 
 
 def _notebooks(root: Path) -> str:
-    sources = sorted((root / "notebooks").glob("[0-9][0-9]_*[a-z].py"))  # and no -Copy1
+    sources = study_notebooks(root / "notebooks")
     _require(sources, "notebooks/: found none")
     for source in sources:
         pair = source.with_suffix(".ipynb")
@@ -246,24 +245,13 @@ def _stated_metrics(root: Path) -> str:
         generator = channels_last(load_generator(root / WEIGHTS / name)).eval()
         with tempfile.TemporaryDirectory() as out:
             heads = prepare_all(subjects, files, Path(out), Recipe(entry["keep"]), stop_at_failure=True)
-            found = pd.DataFrame(row for head in heads for row in _scores(head, generator))
+            found = pd.concat(score(h, reconstruct(h, {NETWORK: generator})) for h in heads)
+        found = found[found["network"] == NETWORK].rename(columns={"subject": "head"})
         both = stated.merge(found, "left", ["head", "region", "data_consistency"], suffixes=("", "_again"))
         off = {m: float((both[f"{m}_again"] - both[m]).abs().max(skipna=False)) for m in ("psnr", "ssim")}
         off = {m: round(value, 5) for m, value in off.items()}
         _require(all(off[m] <= SPREAD[m] for m in off), f"{name}: differs from card.json by {off}")
     return f"{len(card)} weights on the heads they have not seen: within {SPREAD}"
-
-
-def _scores(head: Prepared, generator) -> list[dict]:
-    lr, hr = np.asarray(head.lr), np.asarray(head.hr)
-    sr = super_resolve(lr, generator)
-    masks = {"whole": None, "brain": np.asarray(head.brain)}
-    images = {False: sr, True: data_consistency(sr, lr, head.meta["keep"])}
-    return [
-        {"head": head.meta["id"], "data_consistency": consistent} | row
-        for consistent, image in images.items()
-        for row in metrics.evaluate(image, hr, masks)
-    ]
 
 
 REPRODUCIBILITY, COMPLETENESS, ACM = "ML Reproducibility", "ML Code Completeness", "ACM"

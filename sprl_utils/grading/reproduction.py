@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from sprl_utils.evaluation import METHOD
 from sprl_utils.provenance import repo_root, run_git
 
 #: A rerun on other hardware may differ by this much: dB, SSIM, NRMSE.
 SPREAD = {"psnr": 0.05, "ssim": 0.002, "nrmse": 0.001}
 UNITS = {"psnr": "dB PSNR", "ssim": "SSIM", "nrmse": "NRMSE"}
-KEYS = ["subject", "network", "data_consistency", "source_run", "region"]
+KEYS = ["subject", *METHOD, "region"]
 
 
 def committed(root: Path, profile: str) -> pd.DataFrame | None:
