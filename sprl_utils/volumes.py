@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import SerializableImage
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
 from scipy import io
@@ -88,10 +89,7 @@ def load_image(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:
     else:
         image = _open_with_nibabel(path)
     check_type(image.get_data_dtype())
-    data = np.asarray(image.dataobj)
-    for file in (h.filename for h in image.file_map.values()):
-        if str(file).lower().endswith(PACKED):
-            _check_packed(file)
+    data = _voxels(image)
     return data, _as_nifti(image, data)
 
 
@@ -203,11 +201,24 @@ def _stored_pixdim(image: nib.Nifti1Pair) -> np.ndarray:
         return type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
 
 
-def _check_packed(file: str) -> None:
-    """Read a packed file to its very end, where its checksum is; nibabel stops before it."""
-    with ImageOpener(file) as stream:
-        while stream.read(2**20):
-            pass
+def _voxels(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """All voxels. A packed file is read to its very end, where its checksum is; nibabel stops before it."""
+    packed = [h.filename for h in image.file_map.values() if str(h.filename).lower().endswith(PACKED)]
+    if packed and isinstance(image, SerializableImage):  # one file: unpacked once
+        with ImageOpener(packed[0]) as stream:
+            data = np.asarray(type(image).from_stream(stream.fobj).dataobj)
+            _read_to_end(stream)
+        return data
+    data = np.asarray(image.dataobj)
+    for file in packed:
+        with ImageOpener(file) as stream:
+            _read_to_end(stream)
+    return data
+
+
+def _read_to_end(stream: ImageOpener) -> None:
+    while stream.read(2**20):
+        pass
 
 
 def _open_mat(path: Path) -> nib.Nifti1Image:
