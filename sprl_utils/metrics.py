@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,19 +17,15 @@ WINDOW = 7
 
 def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB for `DATA_RANGE`, over all voxels or those of ``mask``."""
-    _check(image, reference)
-    image, reference = (
-        np.asarray(volume, float)[... if mask is None else mask] for volume in (image, reference)
-    )
+    image, reference = _inside(image, reference, mask)
     with np.errstate(divide="ignore"):  # of two equal images it is infinite
         return float(peak_signal_noise_ratio(reference, image, data_range=DATA_RANGE))
 
 
 def nrmse(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Root-mean-square error over the reference's root mean square, over all voxels or those of ``mask``."""
-    _check(image, reference)
-    inside = ... if mask is None else mask
-    return float(normalized_root_mse(np.asarray(reference, float)[inside], np.asarray(image, float)[inside]))
+    image, reference = _inside(image, reference, mask)
+    return float(normalized_root_mse(reference, image))
 
 
 def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -62,6 +58,12 @@ def evaluate(
         }
         for region, mask in masks.items()
     ]
+
+
+def _inside(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Both volumes in double precision, or their voxels in ``mask``."""
+    _check(image, reference)
+    return (np.asarray(volume[... if mask is None else mask], float) for volume in (image, reference))
 
 
 def _check(image: np.ndarray, reference: np.ndarray) -> None:

@@ -37,7 +37,7 @@ def original_lr_image(volume: np.ndarray, keep: Sequence[float | None]) -> np.nd
 
 
 def plain_forward(generator: Generator, x: Tensor) -> Tensor:
-    """The generator as the paper draws it: everything so far is concatenated before each 1x1x1 conv."""
+    """`Generator.forward` in contiguous memory, as the original ran it; it is slower on a CPU."""
     outputs = [generator.conv0(x)]
     block_input = outputs[0]
     for i in range(generator.blocks):
