@@ -98,3 +98,13 @@ def like_a_scan(shape, seed=0):
     noise = np.fft.fftn(np.random.default_rng(seed).standard_normal(shape))
     image = np.fft.ifftn(noise / np.maximum(frequency, 0.02) ** 1.5).real
     return (image - image.min()).astype(np.float32)
+
+
+def hcp_tree(root, *ids, lr=False) -> None:
+    """Empty files in the Human Connectome Project's folder layout."""
+    for i in ids:
+        folder = root / i / "unprocessed" / "3T" / "T1w_MPR1"
+        folder.mkdir(parents=True)
+        (folder / f"{i}_3T_T1w_MPR1.nii.gz").touch()
+        if lr:
+            (folder / f"{i}_LR.mat").touch()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import hcp_tree
 
 from sprl_utils import manifest
 from sprl_utils.scans.folders import find_subjects
@@ -74,15 +75,6 @@ def test_a_pair_is_left_out_if_one_of_it_has_no_content(tmp_path):
     put(tmp_path, "HR/D.NII.GZ", "LR/D.NII.GZ")
     ids, left_out = found(tmp_path)
     assert ids == ["D", "a"] and list(left_out) == ["c.nii", "bb.nii.gz"]
-
-
-def hcp_tree(root, *ids, lr=False):
-    for i in ids:
-        folder = root / i / "unprocessed" / "3T" / "T1w_MPR1"
-        folder.mkdir(parents=True)
-        (folder / f"{i}_3T_T1w_MPR1.nii.gz").touch()
-        if lr:
-            (folder / f"{i}_LR.mat").touch()
 
 
 def test_hcp_without_content_is_left_out(tmp_path):

@@ -7,11 +7,17 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from sprl_utils.profiles import all_parameters, check_profile, notebook_parameters, read_profile
+from sprl_utils.profiles import (
+    all_parameters,
+    check_profile,
+    notebook_parameters,
+    read_profile,
+    study_notebooks,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 STAGES = ["01_prepare_data", "02_pretrain_generator", "03_train_gan", "04_evaluate"]
-SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+SOURCES = study_notebooks(FOLDER)
 PROFILES = sorted((FOLDER / "profiles").glob("*.yaml"))
 
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import make_head, write_prepared
+from conftest import hcp_tree, make_head, write_prepared
 
 from sprl_utils import manifest
 from sprl_utils.manifest import Subject
@@ -90,15 +90,6 @@ def test_the_original_recipe_scales_lr_by_its_own_maximum():
 
 
 # ---- HCP ----------------------------------------------------------------------------------------------
-
-
-def hcp_tree(root, *ids, lr=False):
-    for i in ids:
-        folder = root / i / "unprocessed" / "3T" / "T1w_MPR1"
-        folder.mkdir(parents=True)
-        (folder / f"{i}_3T_T1w_MPR1.nii.gz").touch()
-        if lr:
-            (folder / f"{i}_LR.mat").touch()
 
 
 @pytest.mark.parametrize("text", ["Subject,Age,\n100206,26,\n\n100307,31,\n,,\n", "100206\n100307\n"])
