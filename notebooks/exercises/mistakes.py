@@ -16,9 +16,9 @@ from sprl_utils.training import gan_schedule
 
 # %% tags=["cut", "e1a"]
 def cut(image, keep):
-    """The kept box is centred, but DC is not in its middle when one of the numbers is odd."""
+    """The box lies in the middle of the array, and DC is not in the box's middle for some odd numbers."""
     samples = np.fft.fftshift(np.fft.fft2(image))
-    starts = [(n - k + 1) // 2 for n, k in zip(image.shape, keep, strict=True)]
+    starts = [(n - k) // 2 for n, k in zip(image.shape, keep, strict=True)]
     centre = tuple(slice(start, start + k) for start, k in zip(starts, keep, strict=True))
     zero_filled = np.zeros_like(samples)
     zero_filled[centre] = samples[centre]
@@ -222,6 +222,12 @@ def best_for_l1(images, probabilities):
 def best_for_l1(images, probabilities):
     """The mean."""
     return probabilities @ images
+
+
+# %% tags=["best_for_l1", "e5c"]
+def best_for_l1(images, probabilities):
+    """The median without the probabilities."""
+    return np.median(images, axis=0)
 
 
 # %% [markdown]

@@ -71,18 +71,19 @@ def release(root: Path, course: Path) -> Path:
         shutil.rmtree(course / name, ignore_errors=True)
     for assignment, source in sources(root).items():
         _write(read_source(source), course / "source" / assignment / f"{source.stem}.ipynb")
-        if log := nbgrader("generate_assignment", assignment, root, course):
-            raise ValueError(f"course: {assignment}: expected nbgrader to make a release, found:\n{log}")
+    if log := nbgrader("generate_assignment", root, course):
+        raise ValueError(f"course: expected nbgrader to make a release, found:\n{log}")
     return course / "release"
 
 
-def nbgrader(command: str, assignment: str, root: Path, course: Path) -> str:
-    """Run a command of nbgrader for one assignment; returns its log if it failed, else ``""``."""
+def nbgrader(command: str, root: Path, course: Path) -> str:
+    """Run a command of nbgrader for all assignments; returns the log if it failed, else ``""``."""
     course = course.resolve()
+    (course / "settings").mkdir(parents=True, exist_ok=True)
     kept = {name: str(course / "settings" / name.lower()) for name in KEPT}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # it calls alembic
     done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", command, assignment]
+        [sys.executable, "-m", "nbgrader", command, "*"]
         + ["--force", "--create", f"--CourseDirectory.root={course}"],
         cwd=root / EXERCISES,
         env=os.environ
@@ -126,19 +127,19 @@ def grade(root: Path, handed_in: Sequence[Submission], course: Path) -> pd.DataF
 
     Returns:
         One row per submission and test cell: student, assignment, exercise, cell, points, possible. The
-        points of a notebook that nbgrader could not run are NaN, and its log goes to stderr.
+        points of a notebook that nbgrader could not run are NaN, and ``course/nbgrader.log`` says why.
     """
     for student, assignment, notebook in handed_in:
         place = course / "submitted" / student / assignment / notebook.name
         place.parent.mkdir(parents=True)
         shutil.copyfile(notebook, place)
-    logs = {name: nbgrader("autograde", name, root, course) for name in {one.assignment for one in handed_in}}
+    write_atomically(course / "nbgrader.log", nbgrader("autograde", root, course))
     tables = []
     for student, assignment, notebook in handed_in:
         graded = course / "autograded" / student / assignment / notebook.name
         points = gradebook(course, student, assignment, notebook.stem) if graded.is_file() else {}
         if not points:
-            print(f"{student}/{assignment}: not graded. nbgrader says:\n{logs[assignment]}", file=sys.stderr)
+            print(f"{student}/{assignment}: expected a notebook that runs, see nbgrader.log", file=sys.stderr)
         cells = possible_points(sources(root)[assignment])
         tables.append(
             cells.assign(
@@ -185,14 +186,15 @@ def per_student(exercises: pd.DataFrame) -> pd.DataFrame:
     possible = exercises.groupby("exercise")["possible"].first()
     order = sorted(possible.index, key=lambda title: int(title.split(":")[0]))
     table = exercises.pivot(index="student", columns="exercise", values="points")[order]
-    table[f"total (of {possible.sum():g})"] = table.sum(axis=1)
+    table[f"total (of {possible.sum():g})"] = table.sum(axis=1, min_count=1)
     return table.rename(columns={title: f"{title} (of {possible[title]:g})" for title in order}).reset_index()
 
 
 def write_tables(cells: pd.DataFrame, course: Path) -> str:
     """Write ``grades.csv`` (per student and exercise) and ``grades.md`` (per student); returns the latter."""
     exercises = per_exercise(cells)
-    markdown = per_student(exercises).to_markdown(index=False, missingval="")
+    table = per_student(exercises)
+    markdown = table.astype(object).where(table.notna(), None).to_markdown(index=False, missingval="")
     write_atomically(course / "grades.csv", exercises.to_csv(index=False))
     write_atomically(course / "grades.md", f"{markdown}\n")
     return markdown
@@ -264,8 +266,8 @@ def _write(notebook: NotebookNode, path: Path) -> None:
     write_atomically(path, nbformat.writes(notebook))
 
 
-def main(command: str, folder: str | None = None) -> None:
-    """Run ``release``, ``grade FOLDER`` or ``check`` in this repository.
+def main(command: str, what: str | None = None) -> None:
+    """Run ``release``, ``grade FOLDER`` or ``check [ASSIGNMENT]`` in this repository.
 
     Raises:
         ValueError: what is wrong with the folder, the notebooks or the points.
@@ -275,15 +277,17 @@ def main(command: str, folder: str | None = None) -> None:
     if command == "release":
         print(f"The students' notebooks are in {release(root, course)}")
     elif command == "grade":
-        handed_in = submissions(root, Path(folder))
+        handed_in = submissions(root, Path(what))
         shutil.rmtree(course, ignore_errors=True)
         release(root, course)
         cells = grade(root, handed_in, course)
         print(write_tables(cells, course))
         print(f"Points per student and exercise are in {course}/grades.csv and grades.md")
         if cells["points"].isna().any():
-            raise ValueError("submissions: some could not be run and have no points; see the log above")
-    elif wrong := check(root, course.with_name("course-check")):
+            raise ValueError(
+                f"submissions: expected all to run, found some without points; see {course}/nbgrader.log"
+            )
+    elif wrong := check(root, course.with_name("course-check"), [what] if what else ()):
         raise ValueError("\n".join(wrong))
     else:
         print("Solutions get all points, empty notebooks none, and each common mistake loses its points.")
@@ -292,8 +296,11 @@ def main(command: str, folder: str | None = None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The course pack: release, grade, check")
     parser.add_argument("command", choices=["release", "grade", "check"])
-    parser.add_argument("folder", nargs="?", help="of submissions: <student>/<assignment>/<notebook>.ipynb")
+    parser.add_argument("what", nargs="?", help="grade: folder of submissions; check: an assignment (all)")
+    arguments = parser.parse_args()
+    if arguments.command == "grade" and not arguments.what:
+        parser.error("grade: expected a folder of submissions, found none")
     try:
-        main(**vars(parser.parse_args()))
+        main(**vars(arguments))
     except ValueError as error:
         sys.exit(str(error))

@@ -51,9 +51,9 @@ _ = torch.manual_seed(0)
 # | compressor, 1x1x1 conv | the first conv's maps and all block outputs so far | $2k$ maps | $b - 1$ |
 # | reconstruction, 1x1x1 conv | the first conv's maps and all block outputs | 1 map | 1 |
 #
-# A compressor stands before each block but the first: it reads the maps of the first conv. The output of a
-# block is its input and the maps of all its units: $(2 + u)k$ maps. No conv has a bias. BatchNorm has two
-# parameters per map that it reads, a weight and a bias.
+# The first block reads the maps of the first conv; before each other block stands a compressor. The output
+# of a block is its input and the maps of all its units: $(2 + u)k$ maps. No conv has a bias. BatchNorm has
+# two parameters per map that it reads, a weight and a bias.
 #
 # ### 3a. Parameters (2 points)
 #
@@ -426,7 +426,7 @@ assert np.allclose(best_for_l1(two_edges, np.array([0.7, 0.3])), two_edges[0]), 
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(2)
 for m in (2, 3, 4, 7):
-    lines, shares = rng.normal(size=(m, 20)), rng.dirichlet(np.ones(m))
+    lines, shares = rng.normal(size=(m, 20)), rng.dirichlet(np.full(m, 5.0))
     best = np.asarray(best_for_l1(lines, shares))
     assert best.shape == (20,)
     loss = (abs(best - lines) * shares[:, None]).sum(axis=0)
