@@ -8,7 +8,6 @@ release``, ``grade FOLDER`` and ``check`` are `make course`, `make grade SUBMITT
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import shutil
@@ -80,15 +79,15 @@ def nbgrader(command: str, root: Path, course: Path) -> str:
     """Run a command of nbgrader for all assignments; returns the log if it failed, else ``""``."""
     course = course.resolve()
     (course / "settings").mkdir(parents=True, exist_ok=True)
-    kept = {name: str(course / "settings" / name.lower()) for name in KEPT}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # it calls alembic
+    environment = os.environ | {name: str(course / "settings" / name.lower()) for name in KEPT}
+    environment |= {"PYTHONPATH": str(root.resolve()), "JUPYTER_PREFER_ENV_PATH": "1"}
+    # It calls alembic, which lies beside Python.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    options = ["--force", "--create", f"--CourseDirectory.root={course}"]
     done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", command, "*"]
-        + ["--force", "--create", f"--CourseDirectory.root={course}"],
+        [sys.executable, "-m", "nbgrader", command, "*", *options],
         cwd=root / EXERCISES,
-        env=os.environ
-        | kept
-        | {"PATH": path, "PYTHONPATH": str(root.resolve()), "JUPYTER_PREFER_ENV_PATH": "1"},
+        env=environment,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -140,12 +139,9 @@ def grade(root: Path, handed_in: Sequence[Submission], course: Path) -> pd.DataF
         points = gradebook(course, student, assignment, notebook.stem) if graded.is_file() else {}
         if not points:
             print(f"{student}/{assignment}: expected a notebook that runs, see nbgrader.log", file=sys.stderr)
-        cells = possible_points(sources(root)[assignment])
-        tables.append(
-            cells.assign(
-                student=student, assignment=assignment, points=cells["cell"].map(points).astype(float)
-            )
-        )
+        table = possible_points(sources(root)[assignment])
+        table["points"] = table["cell"].map(points).astype(float)
+        tables.append(table.assign(student=student, assignment=assignment))
     columns = ["student", "assignment", "exercise", "cell", "points", "possible"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -245,13 +241,12 @@ def check(root: Path, course: Path, only: Sequence[str] = ()) -> list[str]:
         tests = set(possible_points(source)["cell"])
         empty = nbformat.read(released / assignment / f"{source.stem}.ipynb", as_version=4)
         answers = {"solutions": (read_source(source), set()), "nothing": (empty, tests)}
-        for number, answer in zip(itertools.count(1), with_mistakes(root, source), strict=False):
-            answers[f"mistakes {number}"] = answer
-        for student, (notebook, zero) in answers.items():
+        answers |= {f"mistakes {i}": answer for i, answer in enumerate(with_mistakes(root, source), 1)}
+        for student, (notebook, lost) in answers.items():
             path = course / "answers" / student / assignment / f"{source.stem}.ipynb"
             _write(notebook, path)
             handed_in.append(Submission(student, assignment, path))
-            expected |= {(student, test): test not in zero for test in tests}
+            expected |= {(student, test): test not in lost for test in tests}
     cells = grade(root, handed_in, course)
     print(write_tables(cells, course))
     right = [expected[one.student, one.cell] * one.possible for one in cells.itertuples()]

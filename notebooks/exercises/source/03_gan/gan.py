@@ -22,8 +22,8 @@
 #
 # **How it works.** Replace each line `raise NotImplementedError()` with your code. The cell below it tests
 # your code, and your teacher's grader runs further tests of the same kind with other numbers. A passed cell
-# prints nothing. Hints unfold with a click. Before you hand in, choose *Kernel, Restart Kernel and Run All
-# Cells*.
+# prints nothing. A picture fails until the functions that it draws are written. Hints unfold with a click.
+# Before you hand in, choose *Kernel, Restart Kernel and Run All Cells*.
 
 # %% nbgrader={"grade": false, "grade_id": "gan_setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
 # %matplotlib inline
