@@ -45,10 +45,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce bench study rehearsal site grade claims test notebooks lab pins clean
+.PHONY: help reproduce bench study rehearsal site grade claims course course-check exercises test notebooks lab \
+        pins clean
 
 help:  ## Print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Profiles: $(profiles). Python:" $(python)
 
 reproduce: $(stages:%=$(out)/%.ipynb)  ## Run the four notebooks into results/<profile>/ (PROFILE=demo)
@@ -97,8 +98,21 @@ rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, t
 site: $(ready)  ## Write a site of all runs in results/ that opens without server and network
 	@$(python) docs/build.py
 
-grade: $(ready)  ## Check the study against the checklists for reproducible work (FULL=1: the demo again, too)
+grade: $(ready)  ## Check the study (FULL=1: the demo, too); with SUBMITTED=folder grade students' exercises
+ifdef SUBMITTED
+	@$(python) -m sprl_utils.grading.course grade '$(subst ','\'',$(SUBMITTED))'
+else
 	@$(python) -m sprl_utils.grading.grade $(if $(FULL),--full)
+endif
+
+course: $(ready)  ## Write the exercises, without solutions, for students into runs/course/release/
+	@$(python) -m sprl_utils.grading.course release
+
+course-check: $(ready)  ## Grade the exercises' solutions and common mistakes; fail where points are wrong
+	@$(python) -m sprl_utils.grading.course check
+
+exercises: $(ready)  ## Refresh the exercises' .ipynb from their .py and execute them
+	@for source in notebooks/exercises/source/*/*.py; do $(call refresh,$${source%.py}) || exit 1; done
 
 claims: $(ready)  ## Write results/study/claims.md from the tables in results/ (notebook 07)
 	@$(call refresh,notebooks/07_claims)
