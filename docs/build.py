@@ -16,7 +16,7 @@ from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
 TEXTS = ["README", "data_manifest/README", "sprl_utils/extras/weights/README"]
-TEXTS += ["CONTRIBUTING", "DECISIONS", "CHANGELOG"]
+TEXTS += ["notebooks/exercises/README", "CONTRIBUTING", "DECISIONS", "CHANGELOG"]
 
 
 def build(root: Path, site: Path, *options: str) -> int:
