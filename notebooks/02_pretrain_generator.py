@@ -26,8 +26,11 @@
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels
 batch_size = 2  # cubes per step (2 in the paper)
+patch_edges = []  # edges of training boxes that are no cubes, on D, H, W; empty: patch_size
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
+swap = False  # exchange the two coarse axes of every second random cube
+gain = 0.0  # multiply intensities of random cubes by up to exp(gain), or divide them
 usage = 1.0  # grid only: share of the cubes used in an epoch
 leave_out = [0]  # grid only: numbers of cubes never used
 pretrain_steps = 16  # updates of the generator
@@ -100,7 +103,8 @@ print("the untrained generator returns its input:", change == 0)
 
 # %% tags=["nbval-check-output"]
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
-validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
+edges = patch_edges or patch_size
+validation = RandomPatches(validation_heads, edges, seed + 1, flips=False)
 print("train on", [p.meta["id"] for p in train_heads[:8]])
 print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 
@@ -138,13 +142,15 @@ plan = {
     "stage": "pretrain",
     "patches": {
         "kind": patches,
-        "patch_size": patch_size,
+        "patch_size": edges,
         "seed": seed,
         "flips": flips,
         "usage": usage,
         "leave_out": leave_out,
+        "swap": swap,
+        "gain": gain,
     },
-    "validation": {"patches": validation_patches, "patch_size": patch_size, "seed": seed + 1},
+    "validation": {"patches": validation_patches, "patch_size": edges, "seed": seed + 1},
     "start": start_weights,
     "device": device,
     "precision": precision,
@@ -207,9 +213,11 @@ outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_hist
 used = {
     **training.describe_fabric(training.make_fabric(device, precision)),
     **vars(settings),
-    "patch_size": patch_size,
+    "patch_size": edges,
     "patches": patches,
     "flips": flips,
+    "swap": swap,
+    "gain": gain,
     "validation_patches": validation_patches,
     "processes": devices,
 }

@@ -41,6 +41,7 @@ class Subject:
         split: one of `SPLITS`, or empty until `assign_splits`.
         axes: array axes to degrade.
         kind: ``person`` or ``average``.
+        draw: how often training draws a patch from it, relative to the others.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Subject:
     split: str = ""
     axes: tuple[int, ...] = (1, 2)
     kind: str = "person"
+    draw: float = 1.0
 
     @property
     def members(self) -> list[str]:
@@ -121,7 +123,8 @@ def _parse(row: dict, path: Path) -> Subject:
     """One row of the CSV as a checked `Subject`."""
     values = {name: (row.get(name) or "").strip() for name in COLUMNS}
     values["sha256"] = values["sha256"].lower()
-    values |= {name: values[name] or default for name, default in (("axes", "1 2"), ("kind", "person"))}
+    defaults = {"axes": "1 2", "kind": "person", "draw": "1"}
+    values |= {name: values[name] or default for name, default in defaults.items()}
     members = [member.strip() for member in values["member"].split(";")]
     nameless = ",".join(filter(None, [*(row.get(None) or []), row.get("") or ""]))
     for column, ok, expected in _checks(values, members, nameless):
@@ -135,7 +138,8 @@ def _parse(row: dict, path: Path) -> Subject:
     values["member"] = ";".join(members)
     values["lr"] = values["lr"] and _absolute(values["lr"], path)
     values["group"] = values["group"] or values["id"]
-    return Subject(**values | {"axes": tuple(map(int, values["axes"].split()))})
+    axes = tuple(map(int, values["axes"].split()))
+    return Subject(**values | {"axes": axes, "draw": float(values["draw"])})
 
 
 def _checks(values: dict[str, str], members: list[str], nameless: str) -> Iterable[tuple[str, object, str]]:
@@ -159,6 +163,8 @@ def _checks(values: dict[str, str], members: list[str], nameless: str) -> Iterab
     different = set(axes) <= set("012") and len(set(axes)) == len(axes)
     yield "axes", different, "different ones of 0 1 2, with spaces between"
     yield "kind", values["kind"] in KINDS, " or ".join(KINDS)
+    is_number = re.fullmatch(r"\d+(\.\d+)?", values["draw"])
+    yield "draw", is_number and float(values["draw"]) > 0, "a number above 0"
 
 
 def _absolute(file: str, manifest: Path) -> str:

@@ -53,7 +53,7 @@ def test_processes_share_out_the_patches_of_one(heads):
 def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
     small = write_prepared(tmp_path, "tiny", "train", make_head((7, 20, 20)))
     with pytest.raises(
-        ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"
+        ValueError, match=r"tiny: .*tiny: expected .* at least \[8, 8, 8\] voxels .* found \[7, 20, 20\]"
     ):
         RandomPatches([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):

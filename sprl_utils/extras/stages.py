@@ -36,19 +36,21 @@ from sprl_utils.training import GanSettings, PretrainSettings, make_fabric, pret
 def training_patches(
     heads: Sequence[Prepared],
     kind: str,
-    patch_size: int,
+    patch_size: int | Sequence[int],
     seed: int,
     flips: bool,
     usage: float,
     leave_out: Sequence[int],
+    swap: bool = False,
+    gain: float = 0.0,
 ) -> Patches:
     """The patches that a stage draws from: ``"random"``, or the original project's ``"grid"``.
 
-    ``flips`` is for random patches alone, ``usage`` and ``leave_out`` are for the grid alone.
+    ``flips``, ``swap`` and ``gain`` are for random patches alone, ``usage`` and ``leave_out`` for the grid.
     """
     if kind == "grid":
         return GridPatches(heads, patch_size, seed, usage, leave_out)
-    return RandomPatches(heads, patch_size, seed, flips)
+    return RandomPatches(heads, patch_size, seed, flips, swap, gain)
 
 
 def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:

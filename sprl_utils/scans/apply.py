@@ -190,7 +190,7 @@ def sharpen(
     """
     floor = np.float32(min(0, scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
     coarse = scan.data - floor
-    scale = np.float32(intensity_scale(coarse))
+    scale = np.float32(intensity_scale(coarse, scan.voxel_size))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
     head = head_with_margin(fine, on_grid(scan, plan.shape, fine).voxel_size) if skip_air else None

@@ -48,7 +48,7 @@ def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 def compare(head: Volume, factors: Sequence[int], ending: str) -> list[dict]:
     """One row per method and region: a head averaged, and brought back to its own grid."""
     box = central_box(head.data.shape, BOX)
-    hr = np.clip(head.data / np.float32(intensity_scale(head.data)), 0, CLIP)[box]
+    hr = np.clip(head.data / np.float32(intensity_scale(head.data, head.voxel_size)), 0, CLIP)[box]
     low = averaged(hr, factors)
     scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
     plan = make_plan(scan, upsample=factors)
