@@ -28,8 +28,8 @@ def test_the_brain_lies_at_one_half_on_every_head_sharp_or_not(head, stripped, k
 
 
 def test_the_intensity_scale_of_what_is_no_head():
-    block = np.zeros((12, 12, 12), np.float32)
-    block[3:9, 3:9, 3:9] = 7
+    block = np.zeros((40, 40, 40), np.float32)
+    block[10:30, 10:30, 10:30] = 7
     assert intensity_scale(block) == pytest.approx(14, rel=0.1)
     assert intensity_scale(np.full((9, 8, 7), 3.0)) == pytest.approx(6)  # a crop without air
     shell = np.where(np.linalg.norm(np.indices((60,) * 3) - 30, axis=0) // 5 == 4, 7.0, 0)

@@ -231,8 +231,8 @@ def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'EDSR'"):
-        networks.make_generator("EDSR")
+    with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'FSRGAN'"):
+        networks.make_generator("FSRGAN")
 
 
 def test_weights_of_half_precision_are_read_in_single(tmp_path):
