@@ -41,6 +41,7 @@ def super_resolve(
     foreground: np.ndarray | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Progress = iter,
+    order: Sequence[int] = (0, 1, 2),
 ) -> np.ndarray:
     """Run a generator over a volume.
 
@@ -53,9 +54,10 @@ def super_resolve(
             where that is needed.
         dtype: what engines may compute in; the tiles are always float32.
         progress: wraps the tiles, e.g. ``tqdm``.
+        order: the volume's axes as the generator takes them, e.g. `sprl_utils.patches.Prepared.order`.
 
     Returns:
-        float32 volume of the same shape.
+        float32 volume of the same shape, its axes as they were.
 
     Raises:
         ValueError: not three axes, not finite, a foreground of another shape, an unknown engine, or too
@@ -68,7 +70,9 @@ def super_resolve(
     was_training = generator.training
     generator.eval()
     try:
-        restored = run(volume, generator, wanted, (memory_gib - OVERHEAD_GIB) * 2**30, dtype, progress)
+        memory = (memory_gib - OVERHEAD_GIB) * 2**30
+        turned = run(volume.transpose(order), generator, wanted.transpose(order), memory, dtype, progress)
+        restored = turned.transpose(np.argsort(order))
     finally:
         generator.train(was_training)
     return np.where(wanted, restored, volume)

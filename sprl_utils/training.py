@@ -419,7 +419,7 @@ def validate_volumes(
     for subject in subjects:
         box = central_box(subject.hr.shape, crop)
         hr = np.asarray(subject.hr[box])
-        sr = super_resolve(np.asarray(subject.lr[box]), generator)
+        sr = super_resolve(np.asarray(subject.lr[box]), generator, order=subject.order)
         scores.append({name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS})
     return pd.DataFrame(scores).mean().to_dict()
 

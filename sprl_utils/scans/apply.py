@@ -222,11 +222,11 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     does not end with zeros there.
     """
     pairs = itertools.combinations(range(3), 2)
-    reach = getattr(network.keywords["generator"], "receptive_radius", DEFAULT_HALO)
+    reach = np.broadcast_to(getattr(network.keywords["generator"], "receptive_radius", DEFAULT_HALO), 3)
     images = []
     for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
         order = [a for a in range(3) if a not in pair] + list(pair)
-        margins = [(reach, reach) if a in plan.thick else (0, 0) for a in order]
+        margins = [(r, r) if a in plan.thick else (0, 0) for a, r in zip(order, reach, strict=True)]
         turned, foreground = (
             None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask)
         )
