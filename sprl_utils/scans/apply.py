@@ -19,9 +19,9 @@ from torch import nn
 
 from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import DEFAULT_HALO, super_resolve
-from sprl_utils.kspace import data_consistency, kept_samples
+from sprl_utils.kspace import data_consistency, kept_samples, resample
 from sprl_utils.masks import head_with_margin, intensity_scale
-from sprl_utils.scans.cuts import find_cut, resample
+from sprl_utils.scans.cuts import find_cut
 from sprl_utils.volumes import Volume
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.

@@ -17,16 +17,17 @@ import torch
 from scipy import ndimage
 
 from sprl_utils import metrics
+from sprl_utils.extras.degradations import averaged
 from sprl_utils.extras.weights import NETWORK, STUDIES, shipped
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_atomically
+from sprl_utils.kspace import resample
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import head_masks, intensity_scale
 from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
 from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import environment, repo_root, tune_process, write_json
 from sprl_utils.scans.apply import make_plan, on_grid, sharpen
-from sprl_utils.scans.cuts import resample
 from sprl_utils.training import central_box
 from sprl_utils.volumes import Volume, read_volume
 
@@ -36,13 +37,6 @@ CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
 BOX = (120, 160, 120)
 #: Test head -> ending of the weights that have not seen the person.
 HEADS = {"colin27": "without_colin27", "bb1": "without_bb"}
-
-
-def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Means over blocks of ``factors`` voxels, as a thick slice measures, of a multiple of them."""
-    for axis, f in enumerate(factors):
-        volume = volume.reshape(*volume.shape[:axis], -1, f, *volume.shape[axis + 1 :]).mean(axis + 1)
-    return volume
 
 
 def compare(head: Volume, factors: Sequence[int], ending: str) -> list[dict]:
