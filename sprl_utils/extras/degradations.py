@@ -1,8 +1,8 @@
 """Training patches that are coarse in any way, for weights that serve scans of any kind.
 
 Scans are coarse on one, two or three axes, by different factors, because k-space was cut or because voxels
-are thick. Here LR is made anew for each patch, from a box of HR that is larger than the patch by a margin. The
-box, mirrored at its ends, takes the place of the head.
+are thick. Here LR is made anew for each patch, from a box of HR that is larger than the patch by a margin.
+The box, mirrored at its ends, takes the place of the head.
 """
 
 from __future__ import annotations
