@@ -64,7 +64,7 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
-        return "mDCSRN_2x2" if max(self.factors) < HALF else "mDCSRN_4x4"
+        return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
