@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
 ID = r"\w[\w.-]*"
 SOURCE = re.compile(
-    r"local|s3|https|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+"
+    r"local|s3|s3-unsigned|https|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+"
 )
 
 
@@ -31,7 +31,8 @@ class Subject:
 
     Attributes:
         id: name of the subject, also of its folder in the cache.
-        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``https``, ``s3`` or ``local``.
+        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``https``, ``s3`` (with the user's credentials),
+            ``s3-unsigned`` (a public bucket, without any) or ``local``.
         member: the HR file within the package, its ``https://`` or ``s3://`` address, or its absolute path;
             several files are joined by ``;``.
         lr: absolute path of the subject's own LR (local only); empty when LR is made from HR.
@@ -145,11 +146,12 @@ def _parse(row: dict, path: Path) -> Subject:
 def _checks(values: dict[str, str], members: list[str], nameless: str) -> Iterable[tuple[str, object, str]]:
     """Column, whether it holds what is expected, and that in words."""
     source, count = values["source"], len(members)
-    is_address, has_address = source in ("https", "s3"), [m.startswith(f"{source}://") for m in members]
+    scheme = source.removesuffix("-unsigned")
+    is_address, has_address = scheme in ("https", "s3"), [m.startswith(f"{scheme}://") for m in members]
     hashes, axes = values["sha256"].split(";"), values["axes"].split()
     yield "id", re.fullmatch(ID, values["id"]), "letters, digits, '.', '-' or '_'"
     yield "row", not nameless, "no more values than columns"
-    known = "pypi:NAME==VERSION, npm:NAME@VERSION, https, s3 or local"
+    known = "pypi:NAME==VERSION, npm:NAME@VERSION, https, s3, s3-unsigned or local"
     yield "source", SOURCE.fullmatch(source), known
     differ = all(members) and len(set(map(file_name, members))) == count
     yield "member", differ, "one file, or several of different names joined by ';'"

@@ -150,8 +150,9 @@ def _view_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("root", help="HCP's layout (also s3://bucket/folder), BIDS, or HR/ and LR/")
+    add("root", help="HCP's layout or BIDS (also s3://bucket/folder), or HR/ and LR/")
     add("output", type=Path, help="CSV, read by the notebooks")
+    add("--unsigned", action="store_true", help="read S3 without credentials, as public buckets allow")
     add("--rule", default="seeded", choices=("seeded", "original"), help="of the splits (seeded)")
     add("--seed", type=int, default=0, help="of the seeded rule (0)")
     add("--force", action="store_true", help="overwrite a file that is there")

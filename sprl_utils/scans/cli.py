@@ -191,7 +191,7 @@ def _degrade(args: argparse.Namespace) -> int:
 
 def _manifest(args: argparse.Namespace) -> int:
     batch.check_outputs([args.output], force=args.force)
-    found = find_subjects(args.root, lambda line: _say(args, line))
+    found = find_subjects(args.root, lambda line: _say(args, line), args.unsigned)
     subjects = assign_splits(found, rule_named(args.rule), args.seed)
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)
