@@ -62,6 +62,7 @@ def reconstruct(
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
+    engine: str = "auto",
 ) -> list[Reconstruction]:
     """HR-grid volumes of one head by every method: interpolations, zero-filling, each network.
 
@@ -72,7 +73,7 @@ def reconstruct(
         generators: name -> network, run on the zero-filled LR.
         skip_air: copy the air of the LR image, which `sprl_utils.masks.head_with_margin` finds, instead of
             running the network there.
-        dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
+        dtype, engine: what computes, and in what; see `sprl_utils.inference.super_resolve`.
     """
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
     made = []
@@ -85,9 +86,8 @@ def reconstruct(
     head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
         cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
-        sr, seconds = _timed(
-            super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
-        )
+        how = {"engine": engine, "memory_gib": memory_gib, "foreground": head, "dtype": dtype}
+        sr, seconds = _timed(super_resolve, lr, generator, **how)
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
             consistent, more = _timed(data_consistency, sr, lr, keep)

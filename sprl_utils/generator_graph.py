@@ -1,7 +1,7 @@
 """The paper's generator as an OpenVINO graph: for a whole tile, or for a few planes of a stream at a time.
 
-Tensors are ``(1, C, D, H, W)``. The concatenations over blocks do not occur: a 1x1x1 conv over one is a sum of
-convs over its parts, and each part is added to the sums of all readers still to come.
+Tensors are ``(1, C, D, H, W)``. The concatenations over blocks do not occur: a 1x1x1 conv over one is a sum
+of convs over its parts, and each part is added to the sums of all readers still to come.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from torch import nn
 
 from sprl_utils.compiled import ops, ov
 from sprl_utils.networks import DenseUnit, Generator
+
+#: Memory in bytes per voxel of a tile (measured).
+TILE_BYTES = {torch.float32: 1350, torch.bfloat16: 720}
 
 
 def tile_model(generator: Generator, *size: int) -> ov.Model:

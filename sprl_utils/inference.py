@@ -1,6 +1,7 @@
 """Super-resolve a whole volume of any shape in bounded memory, by one of several engines.
 
-``torch`` runs the network over exact tiles on any device. ``openvino`` gives the same result on a CPU, faster.
+``torch`` runs the network over exact tiles on any device. ``openvino`` gives the same result on a CPU in less
+time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprl_utils import compiled
-from sprl_utils.generator_graph import tile_model
+from sprl_utils.generator_graph import TILE_BYTES, tile_model
 from sprl_utils.networks import Generator, cpu_multiplies_bf16
 from sprl_utils.planes import in_planes
-from sprl_utils.tiles import BYTES_PER_VOXEL, Box, grow, halo_and_step, plan_tiles, shrink, within
+from sprl_utils.tiles import Box, grow, halo_and_step, plan_tiles, shrink, within
 
 Progress = Callable[[Sequence], Iterable]
 #: ``engine(volume, generator, wanted, memory_bytes, dtype, progress)`` returns a volume of the same shape,
@@ -25,6 +26,9 @@ Progress = Callable[[Sequence], Iterable]
 #: may always compute in float32. It wraps its loop in ``progress``, and raises ValueError where
 #: ``memory_bytes`` do not suffice, also if no voxel is wanted.
 Engine = Callable[[np.ndarray, nn.Module, np.ndarray, float, torch.dtype, Progress], np.ndarray]
+#: Memory per voxel of a tile in bytes, for networks that do not say otherwise: the paper's generator's
+#: (measured in fp32, with the allocator of `sprl_utils.provenance.tune_process`, which keeps freed blocks).
+BYTES_PER_VOXEL = 8500
 #: What the process grows by beyond that, in GiB: blocks of many sizes do not fit into each other's places.
 OVERHEAD_GIB = 0.5
 
@@ -33,7 +37,7 @@ OVERHEAD_GIB = 0.5
 def super_resolve(
     volume: np.ndarray,
     generator: nn.Module,
-    engine: str | Engine = "",
+    engine: str | Engine = "auto",
     memory_gib: float = 4.0,
     foreground: np.ndarray | None = None,
     dtype: torch.dtype = torch.float32,
@@ -44,7 +48,7 @@ def super_resolve(
     Args:
         volume: ``(x, y, z)`` of any shape, on the scale that the generator was trained with.
         generator: maps ``(1, 1, D, H, W)`` to the same shape; runs where its parameters are.
-        engine: a name in `ENGINES` or an `Engine`; ``""`` is `default_engine`.
+        engine: a name in `ENGINES` or an `Engine`; see `choose_engine`.
         memory_gib: bound on the memory for features, more than `OVERHEAD_GIB`; volumes come on top.
         foreground: bool ``(x, y, z)``; all other voxels are copied from the input, and the network runs only
             where that is needed.
@@ -61,7 +65,7 @@ def super_resolve(
     volume = np.asarray(volume, np.float32)
     wanted = np.ones(volume.shape, bool) if foreground is None else foreground
     _check(volume, wanted, memory_gib)
-    run = engine if callable(engine) else _named(engine or default_engine(generator))
+    run = engine if callable(engine) else ENGINES[choose_engine(engine, generator)]
     box, memory_bytes = _needed(wanted, generator), (memory_gib - OVERHEAD_GIB) * 2**30
     was_training = generator.training
     generator.eval()
@@ -101,7 +105,7 @@ def tiles(
             generator), which leaves no seams. The original project used 3.
     """
     halo, step = halo_and_step(generator, halo)
-    voxels = int(memory_bytes / getattr(generator, "bytes_per_voxel", BYTES_PER_VOXEL))
+    voxels = int(memory_bytes / bytes_per_voxel(generator))
     device = device_of(generator)
     restored = volume.copy()
     for inner in progress(shrink(plan_tiles(volume.shape, halo, voxels, step), wanted)):
@@ -111,6 +115,11 @@ def tiles(
             y = generator(x.contiguous(memory_format=torch.channels_last_3d))
         restored[inner] = y[0, 0][within(inner, outer)].float().cpu().numpy()
     return restored
+
+
+def bytes_per_voxel(generator: nn.Module) -> float:
+    """Memory that torch takes per voxel of a tile."""
+    return getattr(generator, "bytes_per_voxel", BYTES_PER_VOXEL)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -142,13 +151,13 @@ def openvino(
     if not cpu_multiplies_bf16():
         dtype = torch.float32
     if not isinstance(generator, Generator):
-        return compiled.in_tiles(volume, generator, wanted, memory_bytes, dtype, progress)
+        voxels = int(memory_bytes / (bytes_per_voxel(generator) * compiled.SHARE[dtype]))
+        return compiled.in_tiles(volume, generator, wanted, voxels, dtype, progress)
     linear, rest = split_linear(generator)
     image = F.conv3d(torch.from_numpy(volume)[None, None], linear, padding=1)[0, 0].numpy()
-    what = (volume, rest, wanted, memory_bytes, dtype, progress)
-    if volume.size <= compiled.tile_voxels(generator, memory_bytes, dtype):
-        return image + compiled.in_tiles(*what, tile_model)
-    return image + in_planes(*what)
+    if volume.size * TILE_BYTES[dtype] <= memory_bytes:
+        return image + compiled.in_tiles(volume, rest, wanted, volume.size, dtype, progress, tile_model)
+    return image + in_planes(volume, rest, wanted, memory_bytes, dtype, progress)
 
 
 def split_linear(generator: Generator) -> tuple[Tensor, Generator]:
@@ -169,15 +178,19 @@ def split_linear(generator: Generator) -> tuple[Tensor, Generator]:
 ENGINES: dict[str, Engine] = {"torch": tiles, "openvino": openvino}
 
 
-def default_engine(generator: nn.Module) -> str:
-    """``"openvino"`` for a generator on a CPU, where that is installed, else ``"torch"``."""
-    return "openvino" if compiled.AVAILABLE and device_of(generator).type == "cpu" else "torch"
+def choose_engine(engine: str, generator: nn.Module) -> str:
+    """The name of the engine that runs; ``"auto"`` is openvino on a CPU where that is installed, else torch.
 
-
-def _named(engine: str) -> Engine:
+    Raises:
+        ValueError: no such engine.
+    """
+    if engine == "auto":
+        return "openvino" if compiled.AVAILABLE and device_of(generator).type == "cpu" else "torch"
     if engine not in ENGINES:
-        raise ValueError(f"super-resolve: engine must be one of {sorted(ENGINES)}, found {engine!r}")
-    return ENGINES[engine]
+        raise ValueError(
+            f"super-resolve: engine must be 'auto' or one of {sorted(ENGINES)}, found {engine!r}"
+        )
+    return engine
 
 
 def _check(volume: np.ndarray, wanted: np.ndarray, memory_gib: float) -> None:

@@ -110,7 +110,9 @@ def plan_steps(mask: np.ndarray, lag: int, planes: int) -> list[tuple[int, Box]]
 
 
 def _hull(boxes: Sequence[Box]) -> Box:
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+    return tuple(
+        slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True)
+    )
 
 
 # ---- what a graph remembers, when the box changes ----------------------------------------------------------

@@ -19,9 +19,6 @@ Box = tuple[slice, ...]
 Triple = tuple[int, int, int]
 #: Halo for networks that do not say how far they see: the paper's generator's receptive radius.
 DEFAULT_HALO = 17
-#: Memory per voxel of a tile in bytes, for networks that do not say otherwise: the paper's generator's
-#: (measured in torch in fp32, with the allocator of `sprl_utils.provenance.tune_process`).
-BYTES_PER_VOXEL = 8500
 
 
 def halo_and_step(network: nn.Module, halo: int | Sequence[int] | None = None) -> tuple[Triple, Triple]:
@@ -89,10 +86,8 @@ def shrink(boxes: Sequence[Box], wanted: np.ndarray) -> list[Box]:
     return shrunk
 
 
-def grow(
-    box: Box, halo: int | Sequence[int], shape: Sequence[int], step: int | Sequence[int] = 1
-) -> Box:
-    """A box with ``halo`` voxels more on each side and its edges on ``step``, as far as the volume reaches."""
+def grow(box: Box, halo: int | Sequence[int], shape: Sequence[int], step: int | Sequence[int] = 1) -> Box:
+    """A box with ``halo`` voxels more on each side and its edges on ``step``, cut to the volume."""
     edges = zip(box, _per_axis(halo, len(box)), shape, _per_axis(step, len(box)), strict=True)
     return tuple(slice(max(b.start // s * s - h, 0), min(_up(b.stop, s) + h, n)) for b, h, n, s in edges)
 
@@ -103,7 +98,7 @@ def within(inner: Box, outer: Box) -> Box:
 
 
 def same_size(boxes: Sequence[Box], shape: Sequence[int], step: Sequence[int]) -> list[Box]:
-    """Boxes enlarged to the size of the largest along each axis, and moved into the volume where they leave it.
+    """Boxes enlarged to the size of the largest along each axis, and moved into the volume.
 
     So one graph serves all. Only where ``shape`` is no multiple of ``step`` may the last box be smaller.
     """
