@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -92,9 +93,11 @@ def in_tiles(
 
 
 def converted(network: nn.Module, *size: int) -> ov.Model:
-    """Any network, converted from what it does to a few voxels: so many that it pads them alike."""
+    """Any network, from torch's record of what it does to a few voxels: so many that it pads them alike."""
     _, step = halo_and_step(network)
     example = torch.zeros(1, 1, *(2 * s + n % s for n, s in zip(size, step, strict=True)))
-    model = ov.convert_model(torch.jit.trace(network, example, check_trace=False))
+    with warnings.catch_warnings():  # what torch.export records instead takes twice the memory
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = ov.convert_model(torch.jit.trace(network, example, check_trace=False))
     model.reshape([1, 1, *size])
     return model

@@ -102,7 +102,7 @@ def same_size(boxes: Sequence[Box], shape: Sequence[int], step: Sequence[int]) -
 
     So one graph serves all. Only where ``shape`` is no multiple of ``step`` may the last box be smaller.
     """
-    sizes = [max(_up(b[axis].stop, s) - b[axis].start for b in boxes) for axis, s in enumerate(step)]
+    sizes = [max((_up(b[i].stop, s) - b[i].start for b in boxes), default=0) for i, s in enumerate(step)]
     moved = []
     for box in boxes:
         edges = zip(box, sizes, shape, step, strict=True)
