@@ -34,6 +34,7 @@ two_sample_patches = 32  # places of which a classifier is shown SR and HR, on e
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
+engine = "auto"  # of whole volumes: "auto", "openvino" (a compiler for CPUs) or "torch"
 
 # %%
 # %matplotlib inline
@@ -41,8 +42,9 @@ import numpy as np
 import pandas as pd
 
 from sprl_utils import evaluation, figures
-from sprl_utils.extras import detail, rescan, streaming, tissue, viewer  # noqa: F401  streaming registers an engine
+from sprl_utils.extras import detail, rescan, tissue, viewer
 from sprl_utils.extras.weights import held_out_rows
+from sprl_utils.inference import choose_engine
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.runs import start_run
@@ -62,10 +64,10 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %% [markdown]
 # ## Whole volumes
 #
-# The network reads the volume as a stream of planes and keeps the maps that the next planes still need: the
-# result is that of one pass over the whole volume, without seams and with no voxel computed twice. (*The
-# original project* ran 180 overlapping cubes, cut 3 voxels off each, where the network sees 17, and merged
-# the rest.)
+# The network reads the volume in one piece or, where memory is short, as a stream of planes of which it
+# remembers what the next planes still need: the result is that of one pass over the whole volume, without
+# seams. (*The original project* ran 180 overlapping cubes, cut 3 voxels off each, where the network sees 17,
+# and merged the rest.)
 #
 # Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's
 # input. What was measured need not be guessed: with $P$ the cut to the kept samples and $z$ the LR image with
@@ -79,7 +81,7 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %%
 tables, shown = [], {}
 for head in heads:
-    made = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric))
+    made = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric), engine)
     tables.append(evaluation.score(head, made, profile))
     networks = [one for one in made if one.network in generators and not one.data_consistency]
     shown[head.meta["id"]] = [one for one in made if one.network == "zero-filled"] + networks
@@ -239,7 +241,9 @@ details.to_csv(results / "detail.csv", index=False)
 rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
 (results / "table.md").write_text(whole.to_markdown(index=False) + "\n", encoding="utf-8")
-used = {"memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, **describe_fabric(fabric)}
+chosen = choose_engine(engine, generators["mDCSRN"])
+used = {"memory_gib": memory_gib, "skip_air": skip_air, "seed": seed, "engine": chosen}
+used |= describe_fabric(fabric)
 run.finish(used, inputs=weights.values(), outputs=[results / "metrics.csv"])
 assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 

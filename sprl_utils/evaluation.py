@@ -66,6 +66,7 @@ def reconstruct(
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
+    engine: str = "auto",
 ) -> list[Reconstruction]:
     """HR-grid volumes of one head by every method: interpolations, zero-filling, each network.
 
@@ -76,7 +77,7 @@ def reconstruct(
         generators: name -> network, run on the zero-filled LR.
         skip_air: copy the air of the LR image, which `sprl_utils.masks.head_with_margin` finds, instead of
             running the network there.
-        dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
+        dtype, engine: what computes, and in what; see `sprl_utils.inference.super_resolve`.
     """
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
     made = []
@@ -89,8 +90,8 @@ def reconstruct(
     head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
         cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
-        how = {"memory_gib": memory_gib, "foreground": head, "dtype": dtype, "order": subject.order}
-        sr, seconds = _timed(super_resolve, lr, generator, **how)
+        how = {"engine": engine, "memory_gib": memory_gib, "foreground": head, "dtype": dtype}
+        sr, seconds = _timed(super_resolve, lr, generator, **how, order=subject.order)
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
             consistent, more = _timed(data_consistency, sr, lr, keep)

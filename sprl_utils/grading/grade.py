@@ -29,7 +29,6 @@ import yaml
 from sprl_utils import metrics
 from sprl_utils.comparison import ablation
 from sprl_utils.evaluation import METHOD, reconstruct, score
-from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.extras.weights import network_of
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
-from sprl_utils.inference import DEFAULT_HALO, super_resolve
+from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import data_consistency, kept_samples, resample
 from sprl_utils.masks import head_with_margin, intensity_scale
 from sprl_utils.scans.cuts import find_cut
+from sprl_utils.tiles import halo_and_step
 from sprl_utils.volumes import Volume
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
@@ -171,6 +171,7 @@ def sharpen(
     scan: Volume,
     plan: Plan,
     generator: nn.Module,
+    engine: str = "auto",
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -181,7 +182,7 @@ def sharpen(
 
     Args:
         generator: has learned to restore the last two axes of what it is given. See `_restored`.
-        memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
+        engine, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
 
@@ -194,7 +195,7 @@ def sharpen(
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
     head = head_with_margin(fine, on_grid(scan, plan.shape, fine).voxel_size) if skip_air else None
-    how = {"memory_gib": memory_gib, "dtype": dtype, "progress": progress}
+    how = {"engine": engine, "memory_gib": memory_gib, "dtype": dtype, "progress": progress}
     network = functools.partial(super_resolve, generator=generator, **how)
 
     def run(flips: tuple[int, ...]) -> np.ndarray:
@@ -222,7 +223,7 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     does not end with zeros there.
     """
     pairs = itertools.combinations(range(3), 2)
-    reach = np.broadcast_to(getattr(network.keywords["generator"], "receptive_radius", DEFAULT_HALO), 3)
+    reach, _ = halo_and_step(network.keywords["generator"])
     images = []
     for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
         order = [a for a in range(3) if a not in pair] + list(pair)

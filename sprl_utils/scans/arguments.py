@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sprl_utils import __version__
-from sprl_utils.inference import OVERHEAD_GIB
+from sprl_utils.inference import ENGINES, OVERHEAD_GIB
 from sprl_utils.scans.apply import LARGEST_FACTOR
 
 #: Options that take several numbers.
@@ -121,6 +121,8 @@ def _computation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", metavar="N", type=_number("a number of threads from 1", 1, 4096, int),
         help="threads of the CPU that the network computes with; the default is one per core")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
+    add("--engine", default="auto", choices=("auto", *ENGINES),
+        help="what runs the network: openvino, a compiler for CPUs, or torch; auto takes openvino on a CPU")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
         help="of the network's dense units; auto takes bfloat16 where the hardware has instructions for it")
 
