@@ -28,6 +28,8 @@ patch_size = 16  # edge of the training cubes, in voxels
 batch_size = 2  # cubes per step (2 in the paper)
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
+swap = False  # exchange the two coarse axes of every second random cube
+gain = 0.0  # multiply intensities of random cubes by up to exp(gain), or divide them
 usage = 1.0  # grid only: share of the cubes used in an epoch
 leave_out = [0]  # grid only: numbers of cubes never used
 pretrain_steps = 16  # updates of the generator
@@ -40,6 +42,16 @@ average = 0.95  # decay of the running average of the weights; 0: off
 model = "mDCSRN"  # a name in sprl_utils.networks.MODELS; sprl_utils.comparison.networks adds three others
 init = "edges"  # "edges", "identity" or the original project's "kaiming"
 start_weights = ""  # path of a generator to go on from (fine-tuning); empty: a new one
+edsr_steps = 8  # updates of EDSR, the network on the measured grid; 0: none
+edsr_model = "EDSR"  # "EDSR" where a quarter of k-space is kept on two axes, "EDSR_2x2" where half is
+edsr_start_weights = ""  # path of an EDSR to go on from; empty: a new one
+edsr_learning_rate = 0.0005  # of Adam
+edsr_batch_size = 2  # boxes per step
+edsr_edges = [
+    8,
+    16,
+    16,
+]  # edges of its training boxes on D, H, W, in voxels; D is the axis that is kept whole
 pretrain_every = 8  # steps between checkpoints, each with a look at the validation patches
 validation_patches = 4  # number of fixed validation cubes
 seed = 0  # of everything random
@@ -49,6 +61,8 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 
 # %%
 # %matplotlib inline
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -143,6 +157,8 @@ plan = {
         "flips": flips,
         "usage": usage,
         "leave_out": leave_out,
+        "swap": swap,
+        "gain": gain,
     },
     "validation": {"patches": validation_patches, "patch_size": patch_size, "seed": seed + 1},
     "start": start_weights,
@@ -201,23 +217,73 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 # contrast at edges the steps of this run could teach: after minutes, little that the eye can find. After long
 # training, look twice: what SR has and HR has not is invented.
 
+# %% [markdown]
+# ## EDSR: a network on the measured grid
+#
+# A zero-filled 4x4 image holds one measured sample per sixteen voxels, yet mDCSRN computes 416 maps at each
+# voxel. EDSR (Lim et al. 2017) computes where the samples are. The voxels of a block become the maps of one
+# coarse voxel, eight residual blocks of two 3x3x3 convs follow, and a pixel shuffle (Shi et al. 2016) brings
+# the maps back to the fine grid, where they are added to the input. The paper has no such network; *this
+# study adds it*, on the same heads and with the same loss.
+
+# %%
+if edsr_steps:
+    edsr = make_generator(edsr_model)
+    print(
+        f"{edsr_model}: {count_parameters(edsr):,} parameters on blocks of {edsr.reduction} voxels, "
+        f"{multiply_adds(edsr, 64) / 1e9:.0f} G multiply-adds for a 64-cube"
+    )
+    edsr_settings = replace(
+        settings,
+        steps=edsr_steps,
+        batch_size=edsr_batch_size,
+        learning_rate=edsr_learning_rate,
+        rate_reconstruction=1.0,
+        rate_compressors=1.0,
+        model=edsr_model,
+        init="kaiming",
+    )
+    edsr_plan = plan | {
+        "folder": "edsr",
+        "patches": plan["patches"] | {"kind": "random", "patch_size": edsr_edges},
+        "validation": plan["validation"] | {"patch_size": edsr_edges},
+        "start": edsr_start_weights,
+        "settings": vars(edsr_settings),
+    }
+    edsr_history = stages.train(edsr_plan, devices, live)
+    boxes = RandomPatches(validation_heads, edsr_edges, seed + 1, flips=False)
+    figure = figures.curves(edsr_history, panels, training.zero_filled_scores(boxes, validation_patches))
+    figures.save(figure, results / "figures" / "edsr_curves.png")
+
+# %% [markdown]
+# **What is to be seen.** The same three curves for EDSR, on its own validation boxes. They cannot be compared
+# with the curves above voxel by voxel, because the boxes differ; `04_evaluate` compares both networks on the
+# same whole heads.
+
 # %%
 history.to_csv(results / "pretrain_history.csv", index=False)
 outputs = [runs / "pretrain" / "generator.safetensors", results / "pretrain_history.csv"]
+inputs = [root / path for path in (start_weights, edsr_start_weights) if path]
+if edsr_steps:
+    edsr_history.to_csv(results / "edsr_history.csv", index=False)
+    outputs += [runs / "edsr" / "generator.safetensors", results / "edsr_history.csv"]
 used = {
     **training.describe_fabric(training.make_fabric(device, precision)),
     **vars(settings),
     "patch_size": patch_size,
     "patches": patches,
     "flips": flips,
+    "swap": swap,
+    "gain": gain,
     "validation_patches": validation_patches,
     "processes": devices,
+    "edsr": edsr_plan if edsr_steps else None,
 }
-inputs = [root / start_weights] if start_weights else []
 run.finish(used, inputs, outputs, trained_in=runs / "pretrain")
 
 # %% [markdown]
 # ## Recap
 #
-# The generator has the paper's 411,648 parameters and has learned with L1 alone. L1 rewards the mean of all
-# sharp images that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator for more.
+# The generator has the paper's 411,648 parameters. It has learned with L1 alone, and so has EDSR. L1 rewards
+# the mean of all sharp images that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator
+# for more.

@@ -47,6 +47,7 @@ validation_crop = [32, 48, 48]  # central box that is validated; empty: the whol
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
+engine = "auto"  # of whole volumes: "auto", "openvino" (a compiler for CPUs) or "torch"
 devices = 1  # more than one: as many processes, started by torchrun, `batch_size` cubes in each
 
 # %%
@@ -54,7 +55,8 @@ devices = 1  # more than one: as many processes, started by torchrun, `batch_siz
 import pandas as pd
 
 from sprl_utils import figures, training
-from sprl_utils.extras import stages, streaming, viewer  # noqa: F401  streaming registers the fast inference engine
+from sprl_utils.extras import stages, viewer
+from sprl_utils.inference import choose_engine
 from sprl_utils.networks import Discriminator, count_parameters, load_generator
 from sprl_utils.prepare import load_prepared
 from sprl_utils.runs import start_run
@@ -177,7 +179,8 @@ print(f"G moved in {moves} of {gan_steps} steps, by {after.iloc[-1]:.2e} per wei
 # Validation scores of the generator before and after this stage, on the same box of the validation head:
 
 # %%
-scores = training.validate_volumes(load_generator(start), validation_heads, validation_crop)
+pretrained = load_generator(start)
+scores = training.validate_volumes(pretrained, validation_heads, validation_crop, engine)
 last = history.dropna(subset=["psnr"]).iloc[-1][list(scores)] if "psnr" in history else {}
 pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN training", **last}]).round(4)
 
@@ -194,6 +197,7 @@ used = {
     "patches": patches,
     "flips": flips,
     "validation_crop": validation_crop,
+    "engine": choose_engine(engine, pretrained),
     "processes": devices,
 }
 run.finish(used, inputs=[start], outputs=outputs, trained_in=runs / "gan")

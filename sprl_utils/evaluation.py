@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
+from edt import edt
+from scipy import ndimage, stats
 from torch import nn
 
 from sprl_utils import metrics
@@ -28,6 +30,8 @@ from sprl_utils.patches import Prepared
 
 #: Interpolation methods and their spline order.
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+#: Voxels from the brain's rim at which the inner brain begins.
+INNER = 8
 #: The columns that name a method.
 METHOD = ["network", "data_consistency", "source_run"]
 
@@ -62,6 +66,7 @@ def reconstruct(
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
+    engine: str = "auto",
 ) -> list[Reconstruction]:
     """HR-grid volumes of one head by every method: interpolations, zero-filling, each network.
 
@@ -72,7 +77,7 @@ def reconstruct(
         generators: name -> network, run on the zero-filled LR.
         skip_air: copy the air of the LR image, which `sprl_utils.masks.head_with_margin` finds, instead of
             running the network there.
-        dtype: of most of the network's arithmetic; see `sprl_utils.inference.super_resolve`.
+        dtype, engine: what computes, and in what; see `sprl_utils.inference.super_resolve`.
     """
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
     made = []
@@ -85,9 +90,8 @@ def reconstruct(
     head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
         cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
-        sr, seconds = _timed(
-            super_resolve, lr, generator, memory_gib=memory_gib, foreground=head, dtype=dtype
-        )
+        how = {"engine": engine, "memory_gib": memory_gib, "foreground": head, "dtype": dtype}
+        sr, seconds = _timed(super_resolve, lr, generator, **how, order=subject.order)
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
             consistent, more = _timed(data_consistency, sr, lr, keep)
@@ -100,13 +104,28 @@ def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
     return function(*args, **kwargs), time.perf_counter() - start
 
 
+def regions(subject: Prepared) -> dict[str, np.ndarray | None]:
+    """Where methods are scored, as masks: whole volume (None), head, brain, inner brain, and the brain's box.
+
+    The inner brain is deeper than `INNER` voxels, where neither the brain's rim nor a loose mask counts. The
+    box is the brain's bounding box. A region without any voxel is left out.
+    """
+    brain = np.array(subject.brain)  # edt takes no read-only memory
+    box = np.zeros_like(brain)
+    for bounds in ndimage.find_objects(brain.astype(np.uint8)):
+        box[bounds] = True
+    inner = edt(brain) > INNER
+    masks = {"head": np.asarray(subject.foreground), "brain": brain, "inner brain": inner, "brain box": box}
+    return {"whole": None} | {name: mask for name, mask in masks.items() if mask.any()}
+
+
 def score(subject: Prepared, made: Sequence[Reconstruction], source_run: str = "") -> pd.DataFrame:
-    """One row per method and region (whole volume, brain): metrics, and what the method costs per volume.
+    """One row per method and one of `regions`: metrics, and what the method costs per volume.
 
     Args:
         source_run: profile of the run whose weights and whose machine these are.
     """
-    masks = {"whole": None, "brain": np.asarray(subject.brain)}
+    masks = regions(subject)
     facts = {name: subject.meta[name] for name in ("group", "kind")}
     rows = []
     for one in made:
@@ -151,6 +170,29 @@ def over_zero_filled(scores: pd.DataFrame) -> pd.DataFrame:
     rows = scores[~scores["network"].isin(("nearest", "linear", "zero-filled"))].set_index(keys)
     rows[["psnr", "ssim"]] -= lr.reindex(rows.index)
     return rows.reset_index()[[*keys, *METHOD, "psnr", "ssim"]]
+
+
+def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
+    """Means over heads of `over_zero_filled`, with Student's 95 % interval of each mean.
+
+    Returns:
+        One row per region and method: ``heads``; of PSNR (dB) and SSIM ``_mean``, ``_low`` and ``_high`` (NaN
+        for a single head), and ``_better``, the number of heads on which the difference is above 0.
+    """
+
+    def summarised(values: pd.Series) -> dict[str, float]:
+        low, high = (
+            stats.ttest_1samp(values, 0).confidence_interval() if len(values) > 1 else (np.nan, np.nan)
+        )
+        return {"mean": values.mean(), "low": low, "high": high, "better": int((values > 0).sum())}
+
+    rows = []
+    for names, heads in differences.groupby(["region", *METHOD], sort=False):
+        row = dict(zip(["region", *METHOD], names, strict=True)) | {"heads": len(heads)}
+        for metric in ("psnr", "ssim"):
+            row |= {f"{metric}_{name}": value for name, value in summarised(heads[metric]).items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:

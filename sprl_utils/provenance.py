@@ -31,6 +31,7 @@ from sprl_utils.files import sha256, write_atomically
 #: The packages that a number depends on.
 PACKAGES = (
     "torch",
+    "openvino",
     "lightning-fabric",
     "numpy",
     "scipy",

@@ -412,14 +412,14 @@ def validate_patches(
 
 
 def validate_volumes(
-    generator: nn.Module, subjects: Sequence[Prepared], crop: Sequence[int] | None
+    generator: nn.Module, subjects: Sequence[Prepared], crop: Sequence[int] | None, engine: str = "auto"
 ) -> Scores:
     """Mean PSNR, SSIM and NRMSE of merged volumes, or of a central box of each."""
     scores = []
     for subject in subjects:
         box = central_box(subject.hr.shape, crop)
         hr = np.asarray(subject.hr[box])
-        sr = super_resolve(np.asarray(subject.lr[box]), generator)
+        sr = super_resolve(np.asarray(subject.lr[box]), generator, engine, order=subject.order)
         scores.append({name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS})
     return pd.DataFrame(scores).mean().to_dict()
 

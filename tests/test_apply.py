@@ -8,10 +8,9 @@ from conftest import like_a_scan, make_head
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from sprl_utils.kspace import truncate_kspace
+from sprl_utils.kspace import resample, truncate_kspace
 from sprl_utils.networks import Generator
 from sprl_utils.scans.apply import make_plan, sharpen
-from sprl_utils.scans.cuts import resample
 from sprl_utils.volumes import Volume, read_volume, write_volume
 
 TURNED = np.array([[0, 0, 1], [-0.8, 0.6, 0], [0.6, 0.8, 0]])

@@ -15,12 +15,11 @@ from conftest import like_a_scan
 
 from sprl_utils import __version__
 from sprl_utils.files import sha256
-from sprl_utils.kspace import truncate_kspace
+from sprl_utils.kspace import resample, truncate_kspace
 from sprl_utils.manifest import read_manifest
 from sprl_utils.networks import Generator, cpu_multiplies_bf16, save_weights
 from sprl_utils.scans import cli, progress
 from sprl_utils.scans.cli import main
-from sprl_utils.scans.cuts import resample
 from sprl_utils.volumes import read_volume
 
 FINER = ["--upsample", "1", "2", "2"]

@@ -3,8 +3,8 @@ import pytest
 from conftest import like_a_scan
 from scipy import ndimage
 
-from sprl_utils.kspace import kept_samples, truncate_kspace
-from sprl_utils.scans.cuts import find_cut, resample
+from sprl_utils.kspace import kept_samples, resample, truncate_kspace
+from sprl_utils.scans.cuts import find_cut
 
 KEPT = [(None, 0.25, 0.25), (None, 0.5, 0.5), (24, None, None), (48, 40, 20), (None, 21, 43), (25, 39, 23)]
 

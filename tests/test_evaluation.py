@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import write_prepared as write_prepared_head
 from skimage.metrics import peak_signal_noise_ratio
 
 from sprl_utils import evaluation
@@ -72,6 +73,33 @@ def test_rows_of_other_runs_say_so_and_bring_no_seconds(head, tmp_path):
         ours, theirs = (table.loc[(region, "mDCSRN", False, run)] for run in ("mine", "study_bb"))
         assert ours["seconds"] == 7.0 and np.isnan(theirs["seconds"])
         assert theirs["nrmse_mean"] == ours["nrmse_mean"] == 0
+
+
+def test_mean_differences_come_with_students_interval():
+    """Differences 1, 2, 3, 4: mean 2.5, SD 1.29, and t = 3.182 for three degrees of freedom."""
+    gains = [1.0, 2.0, 3.0, 4.0]
+    rows = scores(
+        [(f"h{i}", "zero-filled", False, "run", 30.0) for i in range(4)]
+        + [(f"h{i}", "net", False, "run", 30.0 + gain) for i, gain in enumerate(gains)]
+        + [("h0", "other", True, "run", 29.0)]
+    )
+    found = evaluation.mean_differences(evaluation.over_zero_filled(rows)).set_index("network")
+    assert found.loc["net", ["heads", "psnr_mean", "psnr_better"]].tolist() == [4, 2.5, 4]
+    half = 3.18245 * 1.29099 / 2
+    assert found.loc["net", ["psnr_low", "psnr_high"]].tolist() == pytest.approx(
+        [2.5 - half, 2.5 + half], abs=1e-4
+    )
+    assert found.loc["other", "psnr_mean"] == -1 and np.isnan(found.loc["other", "psnr_low"])
+
+
+def test_regions_lie_within_each_other(tmp_path):
+    x, y, z = np.indices((60, 60, 60)) - 30
+    ball = np.sqrt(x**2 + y**2 + z**2)
+    prepared = write_prepared_head(tmp_path, "ball", "test", (ball < 22).astype(np.float32))
+    masks = evaluation.regions(prepared)
+    assert list(masks) == ["whole", "head", "brain", "inner brain", "brain box"]
+    assert (masks["inner brain"] == (ball < 22 - evaluation.INNER))[np.abs(ball - 14) > 1].all()
+    assert masks["brain box"].sum() == 43**3 and masks["brain box"][masks["brain"]].all()
 
 
 def test_heads_of_two_runs_are_not_averaged():

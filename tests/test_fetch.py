@@ -238,7 +238,9 @@ def test_the_people_are_real_and_no_reserved_one_is_among_them():
         ("ds000011", "train"): 4, ("ds000011", "test"): 2,
     }  # fmt: skip
     assert all(len(s.sha256) == 64 and s.licence in ("CC0", "PDDL") for s in openneuro)
-    assert len({s.sha256 for s in people}) == len(people)
+    group_of = {s.sha256: s.group for s in people}  # a head may be listed once per pair of axes
+    assert all(s.group == group_of[s.sha256] for s in people)
+    assert len({(s.sha256, s.axes) for s in people}) == len(people)
 
 
 def test_a_file_without_a_hash_is_not_read(tmp_path, monkeypatch):
@@ -314,7 +316,9 @@ def test_subjects_on_s3_are_listed_copied_once_and_checked(bucket, tmp_path, mon
     bucket.rm(address(IDS[0]))  # what is cached is not asked for again
     assert fetch.fetch(subjects[0], cache) == [file]
     file.unlink()
-    with pytest.raises(SourceUnavailable, match="subject 100206: s3://.*: expected an object that your cred"):
+    with pytest.raises(
+        SourceUnavailable, match="subject 100206: s3://.*: expected an object that may be read"
+    ):
         fetch.fetch(subjects[0], cache)
     wrong = Subject(IDS[1], "s3", address(IDS[1]), sha256=sha)
     with pytest.raises(ValueError, match=f"subject 100307: s3://.*expected sha256 {sha}, found"):
@@ -325,6 +329,33 @@ def test_subjects_on_s3_are_listed_copied_once_and_checked(bucket, tmp_path, mon
     assert not [p for p in cache.rglob(".*")]
 
 
+def test_a_public_bids_bucket_is_listed_and_copied_without_credentials(bucket, tmp_path, monkeypatch):
+    """OpenNeuro's layout; who has no credentials can neither list nor read a bucket that asks for them."""
+    root, head = "s3://openneuro/ds1", bucket.cat(address(IDS[0]))
+    bucket.mkdir("openneuro")
+    for name in (
+        "sub-01/anat/sub-01_run-1_T1w",
+        "sub-01/anat/sub-01_run-2_T1w",
+        "sub-02/ses-1/anat/sub-02_ses-1_T1w",
+    ):
+        bucket.pipe(f"{root}/{name}.nii.gz", head)
+    for name in ("sub-02/ses-1/anat/sub-02_ses-1_T2w.nii.gz", "derivatives/sub-03/anat/sub-03_T1w.nii.gz"):
+        bucket.pipe(f"{root}/{name}", head)
+    for key in bucket.find(root):
+        bucket.chmod(key, "public-read")
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    bucket.clear_instance_cache()
+    assert main(["manifest", root, str(tmp_path / "signed.csv")]) == 1
+    assert main(["manifest", root, str(tmp_path / "public.csv"), "--unsigned"]) == 0
+    subjects = read_manifest(tmp_path / "public.csv")
+    assert [(s.id, s.group) for s in subjects] == [("sub-01_run-1", "sub-01"), ("sub-02_ses-1", "sub-02")]
+    (file,) = fetch.fetch(subjects[0], tmp_path / "cache")
+    assert file.read_bytes() == head
+
+
 def test_no_credentials_and_no_server_are_said_in_a_line(bucket, tmp_path, monkeypatch, capsys):
     for name in KEYS:
         monkeypatch.delenv(name)
@@ -333,7 +364,7 @@ def test_no_credentials_and_no_server_are_said_in_a_line(bucket, tmp_path, monke
     bucket.clear_instance_cache()
     assert main(["manifest", ROOT, str(tmp_path / "hcp.csv")]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "expected a folder that your credentials open, found" in error
+    assert error.count("\n") == 1 and "expected a folder that may be listed, found" in error
     assert not (tmp_path / "hcp.csv").exists()
 
 

@@ -51,6 +51,38 @@ def test_started_from_edges_no_map_of_a_block_sees_brightness():
     assert maps[1:].abs().max() < 1e-5 and len(maps) > width
 
 
+@pytest.mark.parametrize("model", ["EDSR", "EDSR_2x2", "EDSR_any"])
+def test_edsr_takes_any_matrix_and_sees_as_far_as_it_says(model):
+    torch.manual_seed(0)
+    network = networks.make_generator(model).eval()
+    radius = network.receptive_radius
+    for shape in ((1, 1, 1), (5, 9, 7), (8, 8, 8)):
+        assert network(torch.rand(1, 1, *shape)).shape == (1, 1, *shape)
+    for axis, r in enumerate(radius):
+        n = 2 * r + 8
+        x = torch.rand(1, 1, *[n if a == axis else 1 for a in range(3)], requires_grad=True)
+        (gradient,) = torch.autograd.grad(network(x).flatten()[0], x)
+        seen = gradient.flatten().nonzero().max().item()
+        assert seen <= r + network.reduction[axis] - 1  # to the end of the last coarse voxel
+
+
+def test_edsr_has_the_size_of_its_layers_and_costs_a_sixteenth():
+    network = networks.EDSR()
+    width, phases = 64, 16
+    convs = phases * width + 16 * width * width + width * phases
+    assert count_parameters(network) == 27 * convs + 17 * width + phases
+    assert networks.multiply_adds(network, 64) == 27 * convs * 64**3 // 16
+
+
+@pytest.mark.parametrize("factors", [(1, 4, 4), (2, 2, 2), (3, 1, 2)])
+def test_the_pixel_shuffle_is_undone_and_keeps_blocks_together(factors):
+    x = torch.rand(2, 1, 6, 8, 8)
+    maps = networks.unshuffle(x, factors)
+    assert torch.equal(networks.shuffle(maps, factors), x)
+    block = x[0, 0, : factors[0], : factors[1], : factors[2]]
+    assert torch.equal(maps[0, :, 0, 0, 0], block.flatten())
+
+
 def test_a_voxel_sees_17_voxels_and_no_further(trained):
     x = torch.randn(1, 1, 41, 41, 41, requires_grad=True)
     trained(x)[0, 0, 20, 20, 20].backward()
@@ -199,8 +231,8 @@ def test_missing_damaged_and_poisoned_weights(tmp_path, trained):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'EDSR'"):
-        networks.make_generator("EDSR")
+    with pytest.raises(ValueError, match="model must be one of .*'mDCSRN'.*found 'FSRGAN'"):
+        networks.make_generator("FSRGAN")
 
 
 def test_weights_of_half_precision_are_read_in_single(tmp_path):

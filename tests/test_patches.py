@@ -41,6 +41,44 @@ def test_flips_turn_lr_and_hr_together(heads):
     assert len(turned) == 8
 
 
+def test_the_axes_that_were_cut_come_last(tmp_path):
+    """Along an axis that was cut neighbouring voxels differ less: here, on the last two of the patch."""
+    noise = np.random.default_rng(0).normal(5, 1, (40, 40, 40)).astype(np.float32)
+    subject = write_prepared(tmp_path, "turned", "train", noise, keep=(0.25, 0.25, None))
+    assert subject.order == (2, 0, 1)
+    lr, hr = RandomPatches([subject], (8, 16, 16), seed=0).patch(0)
+    assert lr.shape == hr.shape == (8, 16, 16)
+    rough = [np.diff(lr, axis=axis).std() / lr.std() for axis in range(3)]
+    assert rough[0] > 1.2 and max(rough[1:]) < 0.8
+    with pytest.raises(ValueError, match="swap expects equal edges"):
+        RandomPatches([subject], (8, 16, 8), seed=0, swap=True)
+
+
+def test_swapped_and_scaled_patches_are_the_plain_ones_turned_and_multiplied(heads):
+    plain, changed = (
+        RandomPatches([heads["train"]], 8, seed=0, swap=s, gain=g) for s, g in ((False, 0), (True, 0.3))
+    )
+    swapped = 0
+    for i in range(32):
+        (lr, hr), (lr_changed, hr_changed) = plain.patch(i), changed.patch(i)
+        factor = hr_changed.sum() / hr.sum()
+        assert np.exp(-0.3) <= factor <= np.exp(0.3)
+        is_swapped = not np.allclose(hr_changed, hr * factor, atol=1e-5)
+        swapped += is_swapped
+        for found, expected in ((lr_changed, lr), (hr_changed, hr)):
+            expected = expected.swapaxes(1, 2) if is_swapped else expected
+            np.testing.assert_allclose(found, expected * factor, atol=1e-5)
+    assert 8 < swapped < 24
+
+
+def test_a_head_is_drawn_as_often_as_the_manifest_says(tmp_path):
+    rare, often = (write_prepared(tmp_path, name, "train", make_head()) for name in ("rare", "often"))
+    often.meta["draw"] = 3.0
+    patches = RandomPatches([rare, often], 8, seed=0)
+    drawn = np.mean([patches.subject(i) is often for i in range(1000)])
+    assert 0.70 < drawn < 0.80  # 3 of 4, within three SD and more
+
+
 def test_processes_share_out_the_patches_of_one(heads):
     patches = RandomPatches(list(heads.values()), 8, seed=5)
     whole = batch(patches, step=7, batch_size=4)[1]
@@ -53,7 +91,7 @@ def test_processes_share_out_the_patches_of_one(heads):
 def test_a_volume_smaller_than_a_patch_is_refused(tmp_path):
     small = write_prepared(tmp_path, "tiny", "train", make_head((7, 20, 20)))
     with pytest.raises(
-        ValueError, match=r"tiny: .*tiny: expected .* at least 8 voxels .* found \(7, 20, 20\)"
+        ValueError, match=r"tiny: .*tiny: expected .* at least \[8, 8, 8\] voxels .* found \[7, 20, 20\]"
     ):
         RandomPatches([small], 8, seed=0)
     with pytest.raises(ValueError, match="at least one prepared subject"):

@@ -15,7 +15,6 @@ from torch import nn
 
 import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import metrics
-from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
 from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
 from sprl_utils import losses, metrics
-from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.masks import head_with_margin

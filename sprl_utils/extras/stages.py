@@ -3,6 +3,7 @@
 A plan is a dict of plain values, written by notebook 02 or 03 to ``runs/<profile>/<stage>_plan.json``:
 
 - ``profile``; ``stage``: ``"pretrain"`` or ``"gan"``; ``device`` and ``precision`` of `make_fabric`,
+- ``folder``: the run's folder in ``runs/<profile>/`` where it is not named like the stage,
 - ``patches``: arguments of `training_patches`,
 - ``validation``: ``{"patches": 8, "patch_size": 32, "seed": 1}``, or ``{"crop": [64, 96, 96]}`` for the GAN,
 - ``start``: weights to begin with, a path from the repository's root; empty: none,
@@ -26,6 +27,7 @@ import pandas as pd
 from joblib import cpu_count
 
 from sprl_utils.checkpoints import Report
+from sprl_utils.extras.degradations import AnyPatches
 from sprl_utils.original.grid import GridPatches
 from sprl_utils.patches import Patches, Prepared, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -36,35 +38,46 @@ from sprl_utils.training import GanSettings, PretrainSettings, make_fabric, pret
 def training_patches(
     heads: Sequence[Prepared],
     kind: str,
-    patch_size: int,
+    patch_size: int | Sequence[int],
     seed: int,
     flips: bool,
     usage: float,
     leave_out: Sequence[int],
+    swap: bool = False,
+    gain: float = 0.0,
 ) -> Patches:
-    """The patches that a stage draws from: ``"random"``, or the original project's ``"grid"``.
+    """The patches that a stage draws from: ``"random"``, ``"any"``, or the original project's ``"grid"``.
 
-    ``flips`` is for random patches alone, ``usage`` and ``leave_out`` are for the grid alone.
+    ``"any"`` makes another kind of LR for each patch (`sprl_utils.extras.degradations`).
+    ``flips``, ``swap`` and ``gain`` are for random patches alone, ``usage`` and ``leave_out`` for the grid.
     """
+    if kind == "any":
+        return AnyPatches(heads, patch_size, seed, flips, gain=gain)
     if kind == "grid":
         return GridPatches(heads, patch_size, seed, usage, leave_out)
-    return RandomPatches(heads, patch_size, seed, flips)
+    return RandomPatches(heads, patch_size, seed, flips, swap, gain)
 
 
 def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:
-    """Run a plan in this process, in ``runs/<profile>/<stage>/``; a killed run goes on."""
+    """Run a plan in this process, in the run's folder in ``runs/<profile>/``; a killed run goes on."""
     plan = json.loads(Path(path).read_text(encoding="utf-8"))
     root = repo_root()
     runs, start = root / "runs" / plan["profile"], root / plan["start"] if plan["start"] else None
     heads, held_out = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
     train, validation = training_patches(heads, **plan["patches"]), plan["validation"]
-    fabric, out = make_fabric(plan["device"], plan["precision"]), runs / plan["stage"]
+    fabric, out = make_fabric(plan["device"], plan["precision"]), runs / folder_of(plan)
     if plan["stage"] == "gan":
         settings = GanSettings(**plan["settings"])
         return train_gan(start, train, held_out, out, settings, fabric, validation["crop"], report)
     settings = PretrainSettings(**plan["settings"])
-    cubes = RandomPatches(held_out, validation["patch_size"], validation["seed"], flips=False)
+    kind = AnyPatches if plan["patches"]["kind"] == "any" else RandomPatches
+    cubes = kind(held_out, validation["patch_size"], validation["seed"], flips=False)
     return pretrain(train, cubes, validation["patches"], out, settings, fabric, report, start)
+
+
+def folder_of(plan: dict[str, Any]) -> str:
+    """Name of the run's folder."""
+    return plan.get("folder", plan["stage"])
 
 
 def train(plan: dict[str, Any], processes: int = 1, report: Report | None = None) -> pd.DataFrame:
@@ -77,7 +90,7 @@ def train(plan: dict[str, Any], processes: int = 1, report: Report | None = None
         RuntimeError: one of several processes failed or was killed; all have ended, and the last checkpoint
             stays.
     """
-    runs, stage = repo_root() / "runs" / plan["profile"], plan["stage"]
+    runs, stage = repo_root() / "runs" / plan["profile"], folder_of(plan)
     path = runs / f"{stage}_plan.json"  # not in the run's folder, which is moved aside when settings change
     write_json(path, plan)
     if processes == 1:

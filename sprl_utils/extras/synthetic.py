@@ -22,7 +22,7 @@ from skimage.restoration import denoise_tv_chambolle
 from sprl_utils.files import write_atomically
 from sprl_utils.manifest import Subject
 from sprl_utils.patches import Prepared
-from sprl_utils.prepare import Recipe, is_current, volume_arrays, write_prepared
+from sprl_utils.prepare import CLIP, Recipe, is_current, volume_arrays, write_prepared
 from sprl_utils.volumes import Volume
 
 
@@ -81,7 +81,7 @@ def classes_to_intensity(image: np.ndarray, rng: np.random.Generator, look: Look
     A smooth slope becomes a step in the middle between two classes, and the plateaus are flat.
     """
     count = int(rng.integers(look.classes[0], look.classes[1] + 1))
-    sample = np.clip(rng.choice(image.ravel(), 20_000), 0, 1.2).astype(float)
+    sample = np.clip(rng.choice(image.ravel(), 20_000), 0, CLIP).astype(float)
     levels = np.sort(kmeans(sample, np.linspace(0, sample.max(), count))[0])
     gaps = np.diff(levels)
     means = levels[:-1] + gaps * rng.uniform(-0.3, 0.3, len(gaps))
@@ -148,7 +148,8 @@ def _make(source: Prepared, number: int, out: Path, recipe: Recipe, seed: int) -
     made_from = {"recipe": recipe.as_json(), "look": look, "seed": [seed, number]}
     made_from |= {"source": source.meta["made_from"]}
     axes, group = tuple(source.meta["made_from"]["axes"]), source.meta["group"]
-    subject = Subject(folder.name, "local", "", group=group, split="train", axes=axes, kind="synthetic")
+    labels = {"group": group, "split": "train", "kind": "synthetic", "draw": source.meta["draw"]}
+    subject = Subject(folder.name, "local", "", axes=axes, **labels)
     if not is_current(folder, made_from, subject):
         head = synthetic_head(source.hr, np.random.SeedSequence((seed, number)).generate_state(1)[0])
         # HR is on its scale already: a fixed one must not divide it again.

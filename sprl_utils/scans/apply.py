@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.extras import streaming  # noqa: F401  the engine of the paper's generator
-from sprl_utils.inference import DEFAULT_HALO, super_resolve
-from sprl_utils.kspace import data_consistency, kept_samples
+from sprl_utils.inference import super_resolve
+from sprl_utils.kspace import data_consistency, kept_samples, resample
 from sprl_utils.masks import head_with_margin, intensity_scale
-from sprl_utils.scans.cuts import find_cut, resample
+from sprl_utils.scans.cuts import find_cut
+from sprl_utils.tiles import halo_and_step
 from sprl_utils.volumes import Volume
 
 #: The largest factor per axis: up to here the result was compared with a cubic spline on real heads.
@@ -64,7 +64,7 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
-        return "mDCSRN_2x2" if max(self.factors) < HALF else "mDCSRN_4x4"
+        return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
@@ -171,6 +171,7 @@ def sharpen(
     scan: Volume,
     plan: Plan,
     generator: nn.Module,
+    engine: str = "auto",
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -181,7 +182,7 @@ def sharpen(
 
     Args:
         generator: has learned to restore the last two axes of what it is given. See `_restored`.
-        memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
+        engine, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
         skip_air: copy the air around the head, with its ringing: faster.
         uncertainty: run all eight mirror images too, and return how far their results spread.
 
@@ -190,11 +191,11 @@ def sharpen(
     """
     floor = np.float32(min(0, scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
     coarse = scan.data - floor
-    scale = np.float32(intensity_scale(coarse))
+    scale = np.float32(intensity_scale(coarse, scan.voxel_size))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
     head = head_with_margin(fine, on_grid(scan, plan.shape, fine).voxel_size) if skip_air else None
-    how = {"memory_gib": memory_gib, "dtype": dtype, "progress": progress}
+    how = {"engine": engine, "memory_gib": memory_gib, "dtype": dtype, "progress": progress}
     network = functools.partial(super_resolve, generator=generator, **how)
 
     def run(flips: tuple[int, ...]) -> np.ndarray:
@@ -222,11 +223,11 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     does not end with zeros there.
     """
     pairs = itertools.combinations(range(3), 2)
-    reach = getattr(network.keywords["generator"], "receptive_radius", DEFAULT_HALO)
+    reach, _ = halo_and_step(network.keywords["generator"])
     images = []
     for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
         order = [a for a in range(3) if a not in pair] + list(pair)
-        margins = [(reach, reach) if a in plan.thick else (0, 0) for a in order]
+        margins = [(r, r) if a in plan.thick else (0, 0) for a, r in zip(order, reach, strict=True)]
         turned, foreground = (
             None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask)
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sprl_utils import __version__
-from sprl_utils.inference import OVERHEAD_GIB
+from sprl_utils.inference import ENGINES, OVERHEAD_GIB
 from sprl_utils.scans.apply import LARGEST_FACTOR
 
 #: Options that take several numbers.
@@ -121,6 +121,8 @@ def _computation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", metavar="N", type=_number("a number of threads from 1", 1, 4096, int),
         help="threads of the CPU that the network computes with; the default is one per core")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
+    add("--engine", default="auto", choices=("auto", *ENGINES),
+        help="what runs the network: openvino, a compiler for CPUs, or torch; auto takes openvino on a CPU")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
         help="of the network's dense units; auto takes bfloat16 where the hardware has instructions for it")
 
@@ -150,8 +152,9 @@ def _view_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("root", help="HCP's layout (also s3://bucket/folder), BIDS, or HR/ and LR/")
+    add("root", help="HCP's layout or BIDS (also s3://bucket/folder), or HR/ and LR/")
     add("output", type=Path, help="CSV, read by the notebooks")
+    add("--unsigned", action="store_true", help="read S3 without credentials, as public buckets allow")
     add("--rule", default="seeded", choices=("seeded", "original"), help="of the splits (seeded)")
     add("--seed", type=int, default=0, help="of the seeded rule (0)")
     add("--force", action="store_true", help="overwrite a file that is there")

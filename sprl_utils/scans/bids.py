@@ -91,7 +91,13 @@ def describe_dataset(dataset: Path, root: Path) -> None:
 
 
 def sidecar(
-    description: str, source: str, weights: Path, plan: Plan, precision: str, warnings: Sequence[str]
+    description: str,
+    source: str,
+    weights: Path,
+    plan: Plan,
+    engine: str,
+    precision: str,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """How a result was made, for the JSON file beside it."""
     return {
@@ -104,6 +110,7 @@ def sidecar(
         "UpsamplingFactors": [round(float(f), 6) for f in plan.factors],
         "MeasuredSamples": list(plan.measured),
         "DataConsistency": True,
+        "Engine": engine,
         "Precision": precision,
         "Warnings": list(warnings),
     }

@@ -18,6 +18,7 @@ import torch
 from sprl_utils import __version__, metrics
 from sprl_utils.extras.weights import find_weights, read_card
 from sprl_utils.files import sha256, write_atomically
+from sprl_utils.inference import choose_engine
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, write_manifest
 from sprl_utils.masks import intensity_scale
@@ -83,7 +84,7 @@ def _super_resolve(args: argparse.Namespace) -> int:
         _say(args, line)
     planned = batch.place(inputs, args.output, args.uncertainty, args.sidecar)
     jobs = batch.check(planned, args.force, args.skip_existing)
-    device, dtype = _hardware(args.device, args.precision)
+    device, dtype = _hardware("cpu" if args.engine == "openvino" else args.device, args.precision)
     load = functools.cache(lambda path: channels_last(load_generator(path)).to(device))
     if args.weights:  # a wrong name is one error, not one per scan
         load(find_weights(args.weights))
@@ -135,8 +136,10 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     doubts = unfamiliar(scan, job.source, plan.shape, entry, card) + (plan.warnings if entry else [])
     for doubt in doubts:
         _say(args, f"{name}: warning: {doubt}")
+    generator = load(weights)
+    engine = choose_engine(args.engine, generator)
     sharper, spread = sharpen(
-        scan, plan, load(weights), memory_gib=args.memory, skip_air=args.skip_air,
+        scan, plan, generator, engine, memory_gib=args.memory, skip_air=args.skip_air,
         dtype=dtype, uncertainty=args.uncertainty, progress=progress(name, args.quiet),
     )  # fmt: skip
     results = [(job.result, sharper, "super-resolved")]
@@ -145,9 +148,9 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     for path, image, what in results:
         if job.source_name:
             precision = str(dtype).removeprefix("torch.")
-            facts = bids.sidecar(what, job.source_name, weights, plan, precision, doubts)
+            facts = bids.sidecar(what, job.source_name, weights, plan, engine, precision, doubts)
             write_json(batch.sidecar_of(path), facts)
-        write_scan(path, image.data, image, f"sprl {__version__} {weights.name}: {what}")
+        write_scan(path, image.data, image, f"sprl {__version__} {weights.name}: {what} ({engine})")
     if not args.quiet:
         size = " x ".join(f"{edge:.2f}" for edge in sharper.voxel_size)
         cut = " x ".join(map(str, plan.measured))
@@ -173,7 +176,7 @@ def _view(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     sr, hr = read_scan(args.sr), read_scan(args.hr)
     check_pair(args.sr.name, hr, sr, "SR")
-    scale = np.float32(intensity_scale(hr.data))
+    scale = np.float32(intensity_scale(hr.data, hr.voxel_size))
     for name in metrics.METRICS:
         print(f"{name}: {getattr(metrics, name)(sr.data / scale, hr.data / scale):.4f}")
     return 0
@@ -191,7 +194,7 @@ def _degrade(args: argparse.Namespace) -> int:
 
 def _manifest(args: argparse.Namespace) -> int:
     batch.check_outputs([args.output], force=args.force)
-    found = find_subjects(args.root, lambda line: _say(args, line))
+    found = find_subjects(args.root, lambda line: _say(args, line), args.unsigned)
     subjects = assign_splits(found, rule_named(args.rule), args.seed)
     write_manifest(subjects, args.output)
     counts = Counter(s.split for s in subjects)

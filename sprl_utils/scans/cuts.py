@@ -1,11 +1,9 @@
-"""Where k-space of a scan was cut, and a scan on another grid of the same field of view.
+"""Where k-space of a scan was cut.
 
 Volumes are ``(x, y, z)``.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import fft
@@ -79,31 +77,3 @@ def _power_step(volume: np.ndarray, axis: int) -> int:
     last = edges[best] - 1
     unpaired = power[last] - power[last + 1] < UNPAIRED * (power[last - 1] - power[last + 1])
     return int(2 * last + (0 if unpaired else 1))
-
-
-def resample(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """An image on another grid of the same field of view, its k-space padded with zeros or cut at the end.
-
-    On each axis that changes the image is extended by its mirror, so that nothing wraps around: a plain
-    Fourier transform takes the neck for the neighbour of the crown. The transform of an image and its mirror
-    is the cosine transform (DCT-II). Voxel ``i`` of ``n`` lies at index ``(i + 0.5) * m / n - 0.5`` of ``m``.
-
-    Args:
-        image: real ``(x, y, z)``, of any sign.
-        shape: matrix of the other grid.
-
-    Returns:
-        float32 volume of ``shape``; it overshoots beside edges, also below 0.
-
-    Raises:
-        ValueError: not three axes, or none to resample to.
-    """
-    check_three_axes(image.shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"k-space: expected a matrix of three axes to resample to, found {tuple(shape)}")
-    result = np.array(image, dtype=np.float32)
-    for axis, n in enumerate(shape):
-        if n != result.shape[axis]:
-            spectrum = fft.dct(result, axis=axis, norm="forward", workers=-1)
-            result = fft.idct(spectrum, n=n, axis=axis, norm="forward", workers=-1)
-    return result

@@ -20,10 +20,13 @@ from sprl_utils.volumes import lacks_content
 Tell = Callable[[str], object]
 
 
-def find_subjects(root: str | os.PathLike, tell: Tell = warnings.warn) -> list[Subject]:
+def find_subjects(
+    root: str | os.PathLike, tell: Tell = warnings.warn, unsigned: bool = False
+) -> list[Subject]:
     """Subjects in a folder, by the layout it has; without a split.
 
-    - ``s3://bucket/folder``: HCP's layout, with one folder per subject. Only the folders are listed.
+    - ``s3://bucket/folder``: HCP's layout, of which only the folders are listed, or BIDS, of which the first
+      T1w image per subject is taken.
     - The Human Connectome Project: ``<id>/unprocessed/3T/T1w_MPR1/<id>_3T_T1w_MPR1.nii.gz``.
     - BIDS: ``sub-<label>[/ses-<label>]/anat/*_T1w.nii[.gz]``; all scans of a label are one leakage group.
     - ``HR/<name>`` with the same ``LR/<name>``: pairs on one grid; or ``HR/`` alone.
@@ -32,12 +35,16 @@ def find_subjects(root: str | os.PathLike, tell: Tell = warnings.warn) -> list[S
     and source data, formats that the notebooks do not read, and files whose content was not fetched
     (git-annex, DataLad, Git LFS).
 
+    Args:
+        tell: gets a line per file that is left out.
+        unsigned: read S3 without credentials, as public buckets allow.
+
     Raises:
         FileNotFoundError: none of these is there, or an HR without its LR.
         ValueError: a file name that cannot be an id, or two files with one id.
     """
     if str(root).startswith("s3://"):
-        return _s3_subjects(str(root).rstrip("/"))
+        return _s3_subjects(str(root).rstrip("/"), unsigned)
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob(VOLUME.format("*")))
     bids = [image for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for image in _images(root, pattern)]
@@ -107,20 +114,28 @@ def _no_t1w(file: Path) -> str:
     return f"no magnitude image ({part})" if part else ""
 
 
-def _s3_subjects(root: str) -> list[Subject]:
+def _s3_subjects(root: str, unsigned: bool) -> list[Subject]:
     import fsspec  # with s3fs: no one else needs them
 
     try:
-        folders = fsspec.filesystem("s3").ls(root, detail=False)
+        s3 = fsspec.filesystem("s3", anon=unsigned)
+        names = [folder.rstrip("/").rsplit("/", 1)[-1] for folder in s3.ls(root, detail=False)]
+        patterns = ("sub-*/anat", "sub-*/ses-*/anat") if any(n.startswith("sub-") for n in names) else ()
+        images = sorted(f"s3://{key}" for p in patterns for key in s3.glob(f"{root}/{p}/*_T1w.nii.gz"))
     except Exception as error:  # botocore has its own for each: no credentials, no bucket, no network
         raise FileNotFoundError(
-            f"{root}: expected a folder that your credentials open, found {type(error).__name__}: "
+            f"{root}: expected a folder that may be listed, found {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    names = (folder.rstrip("/").rsplit("/", 1)[-1] for folder in folders)
-    if not (ids := sorted(name for name in names if name.isdigit())):
-        raise FileNotFoundError(f"{root}: expected HCP's layout, one folder per subject, found none")
-    return [hcp_on_s3(root, i) for i in ids]
+    source = "s3-unsigned" if unsigned else "s3"
+    first: dict[str, str] = {}
+    for image in images:
+        first.setdefault(image.removeprefix(f"{root}/").split("/")[0], image)
+    found = [Subject(Path(i).name[: -len("_T1w.nii.gz")], source, i, group=g) for g, i in first.items()]
+    found += [replace(hcp_on_s3(root, i), source=source) for i in sorted(filter(str.isdigit, names))]
+    if not found:
+        raise FileNotFoundError(f"{root}: expected HCP's layout or BIDS, found no subject of either")
+    return found
 
 
 def _local(subject_id: str, file: Path, group: str = "") -> Subject:
