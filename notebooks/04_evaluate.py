@@ -29,7 +29,8 @@ profile = "smoke"  # name of the folders under runs/ and results/
 memory_gib = 4.0  # bound on the memory for the network's features; decides how many planes run together
 edsr_steps = 8  # updates of EDSR, the network on the measured grid; 0: none
 skip_air = False  # copy the air around the head instead of running the network there
-tissues = True  # segment grey and white matter in SR and HR; half a minute per image of a whole head
+regions = ["whole", "brain"]  # where methods are scored; also "head", "inner brain" and "brain box"
+tissues = False  # segment grey and white matter in SR and HR; half a minute per image of a whole head
 two_sample_patches = 32  # places of which a classifier is shown SR and HR, on each side; 0: no such test
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
@@ -82,7 +83,7 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 tables, shown = [], {}
 for head in heads:
     made = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric), engine)
-    tables.append(evaluation.score(head, made, profile))
+    tables.append(evaluation.score(head, made, profile, regions))
     networks = [one for one in made if one.network in generators and not one.data_consistency]
     shown[head.meta["id"]] = [one for one in made if one.network == "zero-filled"] + networks
     for one in networks:

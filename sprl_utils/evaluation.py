@@ -119,13 +119,19 @@ def regions(subject: Prepared) -> dict[str, np.ndarray | None]:
     return {"whole": None} | {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def score(subject: Prepared, made: Sequence[Reconstruction], source_run: str = "") -> pd.DataFrame:
-    """One row per method and one of `regions`: metrics, and what the method costs per volume.
+def score(
+    subject: Prepared,
+    made: Sequence[Reconstruction],
+    source_run: str = "",
+    where: Sequence[str] = ("whole", "brain"),
+) -> pd.DataFrame:
+    """One row per method and region: metrics, and what the method costs per volume.
 
     Args:
         source_run: profile of the run whose weights and whose machine these are.
+        where: names of `regions`.
     """
-    masks = regions(subject)
+    masks = {name: mask for name, mask in regions(subject).items() if name in where}
     facts = {name: subject.meta[name] for name in ("group", "kind")}
     rows = []
     for one in made:
