@@ -1,7 +1,7 @@
 """How fast: the original project's procedure against this study's, each in a process of its own.
 
-Both sides get the same files, weights and threads. The original's side computes in fp32 with contiguous
-tensors and the default allocator, as it ran; ours uses what the study uses.
+Both sides get the same files, weights and threads, and run on the GPU where there is one. The original's side
+computes in fp32 with contiguous tensors and the default allocator, as it ran; ours uses what the study uses.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def bench_generator(weights: str = "") -> Generator:
 def _inference(
     side: str, folder: str, memory_gib: float, skip_air: bool = False, cubes: int = 0, weights: str = ""
 ) -> Callable[[], dict]:
-    lr, generator = np.load(f"{folder}/lr.npy"), bench_generator(weights)
+    fabric = make_fabric()
+    lr, generator = np.load(f"{folder}/lr.npy"), bench_generator(weights).to(fabric.device)
 
     def original() -> dict:
         sr, share = original_super_resolve(lr, generator, cubes)
@@ -96,10 +97,9 @@ def _inference(
 
     if side == "original":
         return original
-    fabric = make_fabric()
     facts = {"memory_gib": memory_gib, "dtype": fabric_dtype(fabric)}
     facts["foreground"] = np.load(f"{folder}/head.npy") if skip_air else None
-    generator = channels_last(generator).to(fabric.device)
+    generator = channels_last(generator)
     return lambda: {"array": super_resolve(lr, generator, **facts)}
 
 
@@ -118,15 +118,15 @@ def _networks(side: str, patch_size: int) -> SimpleNamespace:
     lr = nn.functional.avg_pool3d(hr, 3, stride=1, padding=1)
     if side == "ours":
         generator, discriminator = channels_last(generator), channels_last(discriminator)
+    fabric = make_fabric()
+    generator, discriminator, lr, hr = map(fabric.to_device, (generator, discriminator, lr, hr))
     net = SimpleNamespace(g=generator, d=discriminator, lr=lr, hr=hr)
     net.forward, net.judge, net.backward = partial(plain_forward, generator), discriminator, Tensor.backward
     net.g_optimizer = torch.optim.Adam(generator.parameters(), lr=1e-4)
     net.d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-6)
     if side == "ours":
-        fabric = make_fabric()
         net.forward, net.g_optimizer = fabric.setup(generator, net.g_optimizer)
         net.judge, net.d_optimizer = fabric.setup(discriminator, net.d_optimizer)
-        net.lr, net.hr = fabric.to_device((lr, hr))
         net.backward, net.penalised = fabric.backward, without_wrapper(discriminator, fabric)
     return net
 
@@ -200,8 +200,6 @@ def _network(side: str, model: str, edge: int) -> Callable[[], dict]:
     def run() -> dict:
         with fabric.autocast():
             generator(x)
-        if x.is_cuda:
-            torch.cuda.synchronize()
         return {"parameters": count_parameters(generator), "multiply_adds": multiply_adds(generator, edge)}
 
     return run
@@ -297,7 +295,12 @@ def agreement(folder: Path, exact: bool, weights: str = "") -> dict[str, str | f
 
 
 def _peak_gib() -> float:
-    """The most memory this process has held. (Linux's ``ru_maxrss`` begins with the parent's.)"""
+    """The most memory this process has held, on the GPU where there is one.
+
+    (Linux's ``ru_maxrss`` begins with the parent's.)
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 2**20
@@ -315,6 +318,8 @@ def _run(task: str, side: str, repeats: int, warmup: int, out: Path | None, sett
     for i in range(warmup + repeats):
         started = time.perf_counter()
         result = run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         if i >= warmup:
             seconds.append(time.perf_counter() - started)
     array = result.pop("array", None)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sprl_utils.inference import device_of
 from sprl_utils.networks import Generator
 
 #: Edge of the original's cubes, and the margin that it cuts off each side.
@@ -61,7 +62,7 @@ def original_cubes(shape: Sequence[int]) -> tuple[list[int], list[tuple[int, int
 def original_super_resolve(
     volume: np.ndarray, generator: Generator, cubes: int = 0
 ) -> tuple[np.ndarray, float]:
-    """A whole volume in 64-cubes every 58 voxels, of which 3 voxels are cut off each side.
+    """A whole volume in 64-cubes every 58 voxels, of which 3 voxels are cut off each side, on G's device.
 
     Args:
         volume: LR, float32 ``(x, y, z)``.
@@ -72,12 +73,12 @@ def original_super_resolve(
     """
     pads, places = original_cubes(volume.shape)
     padded = np.pad(volume, [(p, p + 1) for p in pads])
-    merged = np.zeros_like(padded)
+    merged, device = np.zeros_like(padded), device_of(generator)
     chosen = places[:: max(1, len(places) // cubes)][:cubes] if cubes else places
     for place in chosen:
         low = [i * STRIDE for i in place]
         x = torch.from_numpy(padded[tuple(slice(a, a + CUBE) for a in low)].copy())[None, None]
-        y = plain_forward(generator, x)[0, 0].numpy()
+        y = plain_forward(generator, x.to(device))[0, 0].cpu().numpy()
         inner = tuple(slice(a + MARGIN, a + CUBE - MARGIN) for a in low)
         merged[inner] = y[(slice(MARGIN, -MARGIN),) * 3]
     box = tuple(slice(p, p + n) for p, n in zip(pads, volume.shape, strict=True))
