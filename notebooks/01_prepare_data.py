@@ -121,9 +121,8 @@ for ax in (left, right):
 def cut(image, kept):
     """Keep the central `kept` samples of k-space on each axis and fill the rest with zeros; complex."""
     spectrum = np.fft.fftshift(np.fft.fftn(image))
-    middle = tuple(
-        slice(n // 2 - k // 2, n // 2 - k // 2 + k) for n, k in zip(image.shape, kept, strict=True)
-    )
+    pairs = zip(image.shape, kept, strict=True)
+    middle = tuple(slice(n // 2 - k // 2, n // 2 - k // 2 + k) for n, k in pairs)
     zero_filled = np.zeros_like(spectrum)
     zero_filled[middle] = spectrum[middle]
     return np.fft.ifftn(np.fft.ifftshift(zero_filled))
