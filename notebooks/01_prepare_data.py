@@ -84,7 +84,7 @@ root, runs, results = run.root, run.runs, run.results
 n = 240
 box = np.zeros(n)
 box[70:170] = 1
-spectrum = np.fft.fftshift(np.fft.fft(box))  # index n // 2 holds frequency 0, the sum of all samples
+spectrum = np.fft.fftshift(np.fft.fft(box))  # index n // 2 holds frequency 0 (DC), the sum of all samples
 
 low = {}
 for kept in (61, 15):  # odd: every frequency stays together with its mirror image, so the result is real
@@ -188,16 +188,16 @@ left.axhline(0, color="black", lw=0.8)
 right.axvspan(-7.5, 7.5, color="tab:orange", alpha=0.25)
 left.legend(loc="upper left")
 left.set(title="outside the box, beside its left edge", xlim=(0, 75), ylim=(-0.15, 0.3))
-left.set_xlabel("position (voxels)")
 right.set(title="spectrum (shaded: the 15 samples kept)", xlim=(-60, 60), ylabel="0.1 + |F|")
-right.set_xlabel("frequency (periods in the signal)")
+for ax, label in ((left, "position (voxels)"), (right, "frequency (periods in the signal)")):
+    ax.set_xlabel(label)
 
 # %% [markdown]
 # **What is to be seen** (the box, 15 samples kept). Left: the magnitude folds the negative waves up. Two
 # signals that differ in these signs have the same magnitude, so nobody can undo the fold from the magnitude
 # alone. Right: the fold has sharp bends, so the magnitude has energy at frequencies that were never measured,
 # and the samples that were measured have changed a little, too. For tissue, which is bright, nothing changes;
-# the sign is lost in the dark, beside bright edges. The last section of this part comes back to it.
+# the sign is lost in the dark, beside bright edges. Data consistency, further down, comes back to it.
 
 # %% [markdown]
 # ## The heads
@@ -267,7 +267,9 @@ print(
 
 # %% tags=["nbval-check-output"]
 brain = figures.as_seen(hr, shown)  # the brain's box, with axes that lead to the right, to the front and up
-plane = brain[brain.shape[0] * 2 // 5]
+plane = brain[brain.shape[0] * 2 // 5].astype(
+    float
+)  # double precision, so that what is exact can be asserted
 kept = [round(keep * samples) for samples in plane.shape]
 measured = cut(plane, kept)  # complex: of an even number of samples, the outermost has no mirror image
 lr_plane = np.abs(measured)
@@ -277,7 +279,7 @@ print(
 )
 
 # %%
-gray, errors = {"cmap": "gray", "vmin": 0, "vmax": 1}, {"cmap": "RdBu_r", "vmin": -0.4, "vmax": 0.4}
+gray, errors = {"cmap": "gray", "vmin": 0, "vmax": 1}, {"cmap": "RdBu_r", "vmin": -0.3, "vmax": 0.3}
 energy = np.log10(1 + np.abs(np.fft.fftshift(np.fft.fft2(plane))))
 panels = [
     ("HR", plane, gray),
@@ -291,7 +293,7 @@ for ax, (title, image, style) in zip(axes, panels, strict=True):
     ax.set(title=title, xticks=[], yticks=[])
 corner = [samples // 2 - k // 2 - 0.5 for samples, k in zip(plane.shape, kept, strict=True)]
 axes[1].add_patch(plt.Rectangle(corner, *kept, fill=False, color="cyan", lw=2))
-figure.colorbar(drawn, ax=axes[3], shrink=0.8).set_label("LR - HR")
+figure.colorbar(drawn, ax=axes[3], shrink=0.6).set_label("LR - HR")
 
 # %% [markdown]
 # **What is to be seen** (training head, one slice; brightness 1 is twice the median of the brain). Second
@@ -304,7 +306,8 @@ figure.colorbar(drawn, ax=axes[3], shrink=0.8).set_label("LR - HR")
 # blurs:
 
 # %% tags=["nbval-check-output"]
-samples, kept_there = shown.shape, kspace.kept_samples(shown.shape, shown.meta["keep"] or [None] * 3)
+samples = shown.shape
+kept_there = kspace.kept_samples(samples, shown.meta["keep"] or [None] * 3)  # None: the axis is whole
 voxel_size = np.linalg.norm(np.array(shown.meta["affine"])[:3, :3], axis=0)  # mm
 widths = [1 if k == n else 1.21 * n / k for n, k in zip(samples, kept_there, strict=True)]
 pd.DataFrame(
@@ -374,7 +377,7 @@ rows = []
 for name, sr in guesses.items():
     once = sr + cut(measured - sr, kept)
     twice = once + cut(measured - once, kept)
-    before, after = (np.linalg.norm(image - plane) for image in (sr, once))
+    before, after = (np.sqrt(np.mean(np.abs(image - plane) ** 2)) for image in (sr, once))
     assert after <= before and np.allclose(twice, once)
     rows.append({"guess": name, "RMSE to HR": before, "after data consistency": after})
 print("no guess moved away from HR, and a second time changed nothing")
@@ -397,7 +400,7 @@ for pair, error, title in zip((axes[:2], axes[2:]), (before, after), ("before", 
 # has changed, so the noise and the blurred edges are still there. As numbers, over the slice:
 
 # %%
-(pd.DataFrame(rows).set_index("guess") / np.sqrt(plane.size)).round(4)
+pd.DataFrame(rows).set_index("guess").round(4)
 
 # %% [markdown]
 # LR as it is stored is a magnitude, so the sign of the ringing is missing from the measurement, and the step
@@ -411,8 +414,8 @@ package = kspace.data_consistency(sr[None], lr_plane[None], [None, keep, keep])[
 print("by hand as the package does it:", np.allclose(by_hand, package, atol=1e-4))
 
 # %% [markdown]
-# `04_evaluate` scores each network with this step and without it. The step never invents anything. It cannot
-# judge what a network adds outside the frame either: there, nothing was measured.
+# `04_evaluate` scores each network with this step and without it. The step invents nothing. Nor can it judge
+# what a network adds outside the frame, where nothing was measured.
 
 # %% [markdown]
 # ## Synthetic heads

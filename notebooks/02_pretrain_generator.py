@@ -99,9 +99,9 @@ figures.save(figure, results / "figures" / "network.png")
 # gradient has a short way back to every layer. The price is that the readers grow, and so the 1x1x1
 # compressors bring 128, 224 and 320 maps back to 32 before the next block.
 #
-# The start is *ours*: one map of the first conv passes the input
-# through, and $R$ reads that map alone, so training starts at the LR image instead of at noise. With
-# `init="edges"` all other 3x3x3 kernels have mean 0: their maps hold edges and no brightness.
+# The start is *ours*: one map of the first conv passes the input through, and $R$ reads that map alone, so
+# training starts at the LR image instead of at noise. With `init="edges"` all other 3x3x3 kernels have mean
+# 0: their maps hold edges and no brightness.
 
 # %% tags=["nbval-check-output"]
 generator = make_generator(model, init)
@@ -114,8 +114,11 @@ assert count_parameters(generator) == 411_648 or model != "mDCSRN"
 # %% [markdown]
 # ### Where the parameters are
 #
-# A 3x3x3 conv has 27 weights for each pair of an input and an output map, a 1x1x1 conv has one. There are no
-# biases. BatchNorm has a scale and a shift per map. That is all it takes to count:
+# A 3x3x3 conv makes each output voxel as a weighted sum of 27 voxels of every input map, so it has 27 weights
+# for each pair of an input and an output map. A 1x1x1 conv has one. There are no biases. BatchNorm brings
+# each map to mean 0 and variance 1 and then has a scale and a shift for it. ELU has no parameters: it bends
+# negative values, without which a chain of convs would be no more than one conv. That is all it takes to
+# count:
 
 # %% tags=["nbval-check-output"]
 k, blocks, units = 16, 4, 4
@@ -131,13 +134,12 @@ counted = {
 mdcsrn = make_generator("mDCSRN", "edges")
 assert counted["block 0"] == count_parameters(mdcsrn.block0) == 97_216
 assert sum(counted.values()) == count_parameters(mdcsrn) == 864 + 4 * 97_216 + 21_504 + 416 == 411_648
-pd.DataFrame({"parameters": counted, "share (%)": {n: 100 * c / 411_648 for n, c in counted.items()}}).round(
-    1
-)
+table = pd.DataFrame({"parameters": counted})
+table.assign(share=[f"{count / 411_648:.1%}" for count in table["parameters"]])
 
 # %% [markdown]
-# Nearly all parameters are in the dense units. The reconstruction has the fewest and the largest say: its 416
-# numbers weigh all maps into one image.
+# Nearly all parameters are in the dense units. The reconstruction has the fewest, and yet all of SR passes
+# through it: SR is the sum of the 416 maps, each times one of its weights.
 #
 # ### How far it sees
 #
@@ -388,10 +390,10 @@ for column, (name, images) in zip(axes.T, columns.items(), strict=True):
 
 # %% [markdown]
 # **What is to be seen** (validation head, the middle slice of the slab; each map with a grey scale of its
-# own). First conv: with the start `edges` the map at the top passes the image on, and the others answer edges
-# of different directions. Blocks: further edges, ridges and spots, computed from edges. No map is "the
-# cortex" or "a vessel", and most of them can be read by the network alone. SR at the left is the sum of all
-# 416 maps with the weights of the reconstruction.
+# own). The first column is LR, SR and HR from top to bottom. First conv: with the start `edges` the map at
+# the top passes the image on, and the others answer edges of different directions. Blocks: further edges,
+# ridges and spots, computed from edges. No map is "the cortex" or "a vessel", and most of them can be read by
+# the network alone. SR is the weighted sum of all 416 maps.
 #
 # ## Why L1 blurs
 #
