@@ -488,10 +488,13 @@ run.finish(used, inputs)
 # **Try it.** Before you run the cells again, predict what happens: keep 121 samples of the box instead of 61;
 # put the two points four voxels apart; set `keep` to 0.5.
 #
-# **References.** Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417). Schlemper
-# et al. 2017, data consistency in a network: [arXiv 1704.02422](https://arxiv.org/abs/1704.02422). Kellner et
-# al. 2016, Gibbs ringing in MRI and its removal: [arXiv 1501.07758](https://arxiv.org/abs/1501.07758). Billot
-# et al. 2021, SynthSeg: [arXiv 2107.09559](https://arxiv.org/abs/2107.09559). Iglesias et al. 2020, SynthSR:
-# [arXiv 2012.13340](https://arxiv.org/abs/2012.13340).
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Schlemper et al. 2017, data consistency in a network: [arXiv 1704.02422](https://arxiv.org/abs/1704.02422)
+# - Kellner et al. 2015, Gibbs ringing in MRI and its removal: [arXiv
+#   1501.07758](https://arxiv.org/abs/1501.07758)
+# - Billot et al. 2021, SynthSeg: [arXiv 2107.09559](https://arxiv.org/abs/2107.09559)
+# - Iglesias et al. 2020, SynthSR: [arXiv 2012.13340](https://arxiv.org/abs/2012.13340)
 #
 # Next: `02_pretrain_generator`.

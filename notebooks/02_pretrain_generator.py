@@ -482,13 +482,15 @@ run.finish(used, inputs, outputs, trained_in=runs / "pretrain")
 # **Try it.** Predict first: how many parameters has a network of growth rate 8, and how far does it see? What
 # happens to the L1 answer when the edge lies at 12 in two of three cases?
 #
-# **References.** Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417); its
-# predecessor DCSRN: [arXiv 1801.02728](https://arxiv.org/abs/1801.02728). Huang et al. 2016, densely
-# connected networks: [arXiv 1608.06993](https://arxiv.org/abs/1608.06993). Ioffe and Szegedy 2015, BatchNorm:
-# [arXiv 1502.03167](https://arxiv.org/abs/1502.03167). Clevert et al. 2015, ELU: [arXiv
-# 1511.07289](https://arxiv.org/abs/1511.07289). Kingma and Ba 2014, Adam: [arXiv
-# 1412.6980](https://arxiv.org/abs/1412.6980). Luo et al. 2017, the effective receptive field: [arXiv
-# 1701.04128](https://arxiv.org/abs/1701.04128). Zhao et al. 2015, losses for image restoration: [arXiv
-# 1511.08861](https://arxiv.org/abs/1511.08861).
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Chen et al. 2018, its predecessor DCSRN: [arXiv 1801.02728](https://arxiv.org/abs/1801.02728)
+# - Huang et al. 2016, densely connected networks: [arXiv 1608.06993](https://arxiv.org/abs/1608.06993)
+# - Ioffe and Szegedy 2015, BatchNorm: [arXiv 1502.03167](https://arxiv.org/abs/1502.03167)
+# - Clevert et al. 2015, ELU: [arXiv 1511.07289](https://arxiv.org/abs/1511.07289)
+# - Kingma and Ba 2014, Adam: [arXiv 1412.6980](https://arxiv.org/abs/1412.6980)
+# - Luo et al. 2017, the effective receptive field: [arXiv 1701.04128](https://arxiv.org/abs/1701.04128)
+# - Zhao et al. 2015, losses for image restoration: [arXiv 1511.08861](https://arxiv.org/abs/1511.08861)
 #
 # Next: `03_train_gan` asks a discriminator for more.

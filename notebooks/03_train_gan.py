@@ -401,12 +401,14 @@ run.finish(used, inputs=[start], outputs=outputs, trained_in=runs / "gan")
 # of the arrows when both clouds are the same? How many of this run's steps are steps of G when `d_per_g` is
 # 7?
 #
-# **References.** Goodfellow et al. 2014, GANs: [arXiv 1406.2661](https://arxiv.org/abs/1406.2661). Arjovsky
-# et al. 2017, WGAN: [arXiv 1701.07875](https://arxiv.org/abs/1701.07875). Gulrajani et al. 2017, WGAN-GP:
-# [arXiv 1704.00028](https://arxiv.org/abs/1704.00028). Ledig et al. 2016, SRGAN: [arXiv
-# 1609.04802](https://arxiv.org/abs/1609.04802). Ba et al. 2016, LayerNorm: [arXiv
-# 1607.06450](https://arxiv.org/abs/1607.06450). Blau and Michaeli 2017, why sharpness costs PSNR: [arXiv
-# 1711.06077](https://arxiv.org/abs/1711.06077). Chen et al. 2018, the paper: [arXiv
-# 1803.01417](https://arxiv.org/abs/1803.01417).
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Goodfellow et al. 2014, GANs: [arXiv 1406.2661](https://arxiv.org/abs/1406.2661)
+# - Arjovsky et al. 2017, WGAN: [arXiv 1701.07875](https://arxiv.org/abs/1701.07875)
+# - Gulrajani et al. 2017, WGAN-GP: [arXiv 1704.00028](https://arxiv.org/abs/1704.00028)
+# - Ledig et al. 2016, SRGAN: [arXiv 1609.04802](https://arxiv.org/abs/1609.04802)
+# - Ba et al. 2016, LayerNorm: [arXiv 1607.06450](https://arxiv.org/abs/1607.06450)
+# - Blau and Michaeli 2017, why sharpness costs PSNR: [arXiv 1711.06077](https://arxiv.org/abs/1711.06077)
 #
 # Next: `04_evaluate` compares it with everything else on heads that nobody has trained on.
