@@ -427,10 +427,7 @@ assert torch.allclose(edge_l2, edge_truths.mean(dim=0), atol=0.02)
 assert torch.allclose(line_l2, line_truths.mean(dim=0), atol=0.02)
 assert torch.allclose(line_l1, line_truths.median(dim=0).values, atol=0.02)
 print("L2 gives the mean of the truths, and L1 their median at each voxel")
-print(
-    "between the two edges L1 moved nothing:",
-    torch.equal(edge_l1[12:20], cases["an edge at 12 or at 20"][1][12:20]),
-)
+print("between the two edges L1 moved nothing:", torch.equal(edge_l1[12:20], ((place - 7) / 18)[12:20]))
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
@@ -440,8 +437,7 @@ for ax, (case, (truths, blurred)) in zip(axes, cases.items(), strict=True):
     ax.plot(place, blurred, ":", color="black", label="LR, where training starts")
     ax.plot(place, answers[case, "L1"], ".-", label="answer of L1")
     ax.plot(place, answers[case, "L2"], ".-", label="answer of L2")
-    ax.set(title=case, xlabel="voxel")
-    ax.set_ylim(-0.05, 1.5)
+    ax.set(title=case, xlabel="voxel", ylim=(-0.05, 1.5))
     ax.legend(loc="upper left", ncols=2)
 
 # %% [markdown]
@@ -474,8 +470,8 @@ run.finish(used, inputs, outputs, trained_in=runs / "pretrain")
 #
 # - The generator has the paper's 411,648 parameters, nearly all of them in 16 dense units, and sees 17 voxels
 #   to each side.
-# - A step is a forward pass, a loss, a gradient, and a move of all weights. The package does that some
-#   thousand times, with averaged weights and a schedule of the rate.
+# - A step is a forward pass, a loss, a gradient, and a move of all weights. The package repeats that, with
+#   averaged weights and a schedule of the rate.
 # - L1 rewards the median of all sharp images that fit an LR one. Where they disagree, that is blurred, or
 #   empty.
 #

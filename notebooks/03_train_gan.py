@@ -74,8 +74,8 @@ root, runs, results = run.root, run.runs, run.results
 # SR is close to this HR, but whether SR images as a set look like HR images as a set.
 #
 # The **Wasserstein distance** between two sets is such a loss. Move the points of one set onto those of the
-# other, each by as little as possible: the distance is the mean length of the moves. In two dimensions we can
-# compute it exactly. One cloud stands for HR, the other for SR:
+# other, so that the moves are as short as possible in all: the distance is their mean length. In two
+# dimensions we can compute it exactly. One cloud stands for HR, the other for SR:
 
 # %% tags=["nbval-check-output"]
 import matplotlib.pyplot as plt
