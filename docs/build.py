@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
-TEXTS = ["README", "data_manifest/README", "sprl_utils/extras/weights/README"]
+TEXTS = ["README", "notebooks/glossary", "data_manifest/README", "sprl_utils/extras/weights/README"]
 TEXTS += ["notebooks/exercises/README", "CONTRIBUTING", "DECISIONS", "CHANGELOG"]
 
 

@@ -16,10 +16,15 @@
 #
 # A scan of lower resolution measures fewer samples of k-space, so we make one by throwing samples away.
 #
-# **Goals.** Read the manifest, fetch the heads, cut k-space, and see what is lost.
+# **Goals.** Know what k-space is and what a cut of it does to an image: blur, ringing, a lost sign. Make
+# pairs of low resolution (LR) and high resolution (HR) from real heads. See why a measured sample should be
+# kept.
+# **You need** numpy. No MR physics: each term is explained where it first comes up, and again in
+# `notebooks/glossary.md`.
 # **Inputs.** `data_manifest/*.csv` and the files it names.
 # **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
-# **Time.** About 20 seconds on the smoke profile, a minute on `demo`, downloads not counted.
+# **Time.** Reading takes about 30 minutes. Running takes about 20 seconds on the smoke profile and a minute
+# on `demo`, downloads not counted.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -45,10 +50,12 @@ stop_at_failure = False  # stop at a head that fails; else it is listed and left
 
 # %%
 # %matplotlib inline
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from sprl_utils import figures, manifest as manifests, prepare
+from sprl_utils import figures, kspace, manifest as manifests, prepare
 from sprl_utils.extras import synthetic
 from sprl_utils.fetch import fetch_all
 from sprl_utils.original.grid import grid_corners
@@ -60,6 +67,137 @@ from sprl_utils.runs import start_run
 
 run = start_run(profile, "01_environment.json", seed)
 root, runs, results = run.root, run.runs, run.results
+
+# %% [markdown]
+# ## Warm-up: a box in one dimension
+#
+# An MR scanner measures no pixels. It measures the Fourier transform of the object, sample by sample, and
+# this space of spatial frequencies is called **k-space**. The image is computed from it by the inverse
+# transform. Samples near the centre of k-space describe slow changes of brightness, those further out
+# describe fine detail. Each sample costs scan time, so a scan of lower resolution measures the central ones
+# alone.
+#
+# One dimension shows what that does. The object is a box. Its spectrum is cut to the `kept` central samples,
+# the others are filled with zeros, and the inverse transform brings the result back:
+
+# %% tags=["nbval-check-output"]
+n = 240
+box = np.zeros(n)
+box[70:170] = 1
+spectrum = np.fft.fftshift(np.fft.fft(box))  # index n // 2 holds frequency 0 (DC), the sum of all samples
+
+low = {}
+for kept in (61, 15):  # odd: every frequency stays together with its mirror image, so the result is real
+    middle = slice(n // 2 - kept // 2, n // 2 + kept // 2 + 1)
+    zero_filled = np.zeros_like(spectrum)
+    zero_filled[middle] = spectrum[middle]
+    low[kept] = np.fft.ifft(np.fft.ifftshift(zero_filled)).real
+    print(f"{kept} of {n} samples kept: values from {low[kept].min():.2f} to {low[kept].max():.2f}")
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+frequencies = np.arange(n) - n // 2
+left.semilogy(frequencies, 0.1 + np.abs(spectrum), ".", color="black", ms=3)
+right.plot(box, color="black", label="the box")
+for kept, colour in zip(low, ("tab:blue", "tab:orange"), strict=True):
+    left.axvspan(-kept / 2, kept / 2, color=colour, alpha=0.25, label=f"{kept} samples kept")
+    right.plot(low[kept], color=colour, label=f"from {kept} samples")
+left.set(title="spectrum of the box", xlabel="frequency (periods in the signal)", ylabel="0.1 + |F|")
+right.set(title="the box, and what is left of it", xlabel="position (voxels)")
+for ax in (left, right):
+    ax.legend(loc="upper right" if ax is left else "lower center")
+
+# %% [markdown]
+# **What is to be seen** (a made-up signal). Left: the spectrum falls off slowly, because the box has sharp
+# edges, and the fewer samples stay, the more of it is lost. Right: the edges become ramps, and waves run
+# along them. These waves are **Gibbs ringing**. With fewer samples the waves become wider, but hardly lower:
+# next to a lone edge they overshoot by about 9 % of its height, however many samples are kept. Ringing is not
+# in the object. It comes from stopping the measurement abruptly.
+#
+# The same lines work for any number of axes. From here on they are a function:
+
+
+# %% tags=["nbval-check-output"]
+def cut(image, kept):
+    """Keep the central `kept` samples of k-space on each axis and fill the rest with zeros; complex."""
+    spectrum = np.fft.fftshift(np.fft.fftn(image))
+    pairs = zip(image.shape, kept, strict=True)
+    middle = tuple(slice(n // 2 - k // 2, n // 2 - k // 2 + k) for n, k in pairs)
+    zero_filled = np.zeros_like(spectrum)
+    zero_filled[middle] = spectrum[middle]
+    return np.fft.ifftn(np.fft.ifftshift(zero_filled))
+
+
+print("the function gives the same:", all(np.allclose(cut(box, [kept]), low[kept]) for kept in low))
+
+# %% [markdown]
+# ### The point spread function
+#
+# The cut is linear and treats every place alike. So it is known as soon as we know what it makes of a single
+# bright voxel: that answer is the **point spread function** (PSF), and the cut replaces every voxel of an
+# image by a PSF of its brightness. For $m$ of $n$ samples the sum of the waves that stay has a closed form,
+# the periodic sinc:
+#
+# $$h(x) = \frac{1}{n} \sum_{|f| \le (m-1)/2} e^{2 \pi i f x / n} = \frac{\sin(\pi m x / n)}
+# {n \sin(\pi x / n)}$$
+
+# %% tags=["nbval-check-output"]
+m, centre = 61, n // 2
+spike = np.zeros(n)
+spike[centre] = 1
+psf = cut(spike, [m]).real
+
+x = np.arange(1, n - centre)  # to the right of the spike; at 0 the formula's limit is m / n
+closed_form = np.sin(np.pi * m * x / n) / (n * np.sin(np.pi * x / n))
+assert np.allclose(psf[centre + x], closed_form) and np.isclose(psf[centre], m / n)
+print(f"first zero after n / m = {n / m:.2f} voxels, width at half height {1.21 * n / m:.2f} voxels")
+print(f"deepest side lobe: {psf.min() / psf.max():.0%} of the peak")
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+for ax, distance in zip(axes, (0, 3, 7), strict=True):
+    points = spike + (np.roll(spike, distance) if distance else 0)
+    ax.vlines(np.flatnonzero(points) - centre, 0, 1, color="black", label="object")
+    ax.plot(
+        np.arange(n) - centre, cut(points, [m]).real * n / m, ".-", color="tab:blue", label="after the cut"
+    )
+    ax.set(xlim=(-20, 27), xlabel="position (voxels)")
+    ax.set_title(f"two points, {distance} voxels apart" if distance else "one point: the PSF")
+    ax.legend(loc="upper right")
+
+# %% [markdown]
+# **What is to be seen** (made-up points; the curves are scaled so that the PSF's peak is 1). Left: the PSF,
+# with a main lobe about 1.21 $n/m$ wide and side lobes of alternating sign, the first of them a fifth of the
+# peak. Middle: two points that are closer than the lobe is wide become one. Right: two points further apart
+# stay two. That is resolution: the voxels are as many as before, but what lies within one lobe can no longer
+# be told apart.
+#
+# ### What a magnitude loses
+#
+# The side lobes are negative, and so is the ringing beside a bright edge. A scanner shows the *magnitude* of
+# its complex image, and so do the LR images of the paper and of this study. Where the ringing was negative,
+# its sign is gone:
+
+# %%
+signed = low[15]
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+for name, signal, style in (("with its sign", signed, "-"), ("magnitude", np.abs(signed), "--")):
+    left.plot(signal, style, label=name)
+    right.semilogy(frequencies, 0.1 + np.abs(np.fft.fftshift(np.fft.fft(signal))), style, label=name)
+left.axhline(0, color="black", lw=0.8)
+right.axvspan(-7.5, 7.5, color="tab:orange", alpha=0.25)
+left.legend(loc="upper left")
+left.set(title="outside the box, beside its left edge", xlim=(0, 75), ylim=(-0.15, 0.3))
+right.set(title="spectrum (shaded: the 15 samples kept)", xlim=(-60, 60), ylabel="0.1 + |F|")
+for ax, label in ((left, "position (voxels)"), (right, "frequency (periods in the signal)")):
+    ax.set_xlabel(label)
+
+# %% [markdown]
+# **What is to be seen** (the box, 15 samples kept). Left: the magnitude folds the negative waves up. Two
+# signals that differ in these signs have the same magnitude, so nobody can undo the fold from the magnitude
+# alone. Right: the fold has sharp bends, so the magnitude has energy at frequencies that were never measured,
+# and the samples that were measured have changed a little, too. For tissue, which is bright, nothing changes;
+# the sign is lost in the dark, beside bright edges. Data consistency, further down, comes back to it.
 
 # %% [markdown]
 # ## The heads
@@ -97,8 +235,8 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 #
 # *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share
 # `keep` of axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is
-# kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The line that does it
-# is `kspace.truncate_kspace`.
+# kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The function that does
+# it is `kspace.truncate_kspace`; first it does so for all heads, and then we do it by hand for one slice.
 
 # %% tags=["nbval-check-output"]
 recipe = recipe_named(lr_recipe)(keep, fixed_scale or None, tuple(crop) or None)
@@ -122,6 +260,69 @@ print(
 )
 
 # %% [markdown]
+# ### One slice by hand
+#
+# A sagittal slice of that head, cut to the brain. Its two axes lead from posterior to anterior and from
+# inferior to superior. The function of the warm-up cuts both, and the package must agree:
+
+# %% tags=["nbval-check-output"]
+brain = figures.as_seen(hr, shown)  # the brain's box, with axes that lead to the right, to the front and up
+plane = brain[brain.shape[0] * 2 // 5].astype(
+    float
+)  # double precision, so that what is exact can be asserted
+kept = [round(keep * samples) for samples in plane.shape]
+measured = cut(plane, kept)  # complex: of an even number of samples, the outermost has no mirror image
+lr_plane = np.abs(measured)
+assert np.allclose(lr_plane, kspace.truncate_kspace(plane[None], [None, keep, keep])[0], atol=1e-5)
+print(
+    f"slice of {plane.shape}, k-space cut to {tuple(kept)}: {np.prod(kept) / plane.size:.1%} of its samples"
+)
+
+# %%
+gray, errors = {"cmap": "gray", "vmin": 0, "vmax": 1}, {"cmap": "RdBu_r", "vmin": -0.3, "vmax": 0.3}
+energy = np.log10(1 + np.abs(np.fft.fftshift(np.fft.fft2(plane))))
+panels = [
+    ("HR", plane, gray),
+    ("k-space of HR, log$_{10}$(1 + |F|)", energy, {"cmap": "magma"}),
+    ("LR", lr_plane, gray),
+    ("LR - HR", lr_plane - plane, errors),
+]
+figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
+for ax, (title, image, style) in zip(axes, panels, strict=True):
+    drawn = ax.imshow(image.T, origin="lower", **style)
+    ax.set(title=title, xticks=[], yticks=[])
+corner = [samples // 2 - k // 2 - 0.5 for samples, k in zip(plane.shape, kept, strict=True)]
+axes[1].add_patch(plt.Rectangle(corner, *kept, fill=False, color="cyan", lw=2))
+figure.colorbar(drawn, ax=axes[3], shrink=0.6).set_label("LR - HR")
+
+# %% [markdown]
+# **What is to be seen** (training head, one slice, on its intensity scale). Second
+# picture: nearly all energy lies in the middle of k-space, and the frame holds the samples that stay. What
+# lies outside the frame is weak, and yet it makes the difference between the first picture and the third.
+# Right: each edge has lost its sharpness, and beside it runs the ringing of the warm-up.
+#
+# In the volume each axis has a PSF of its own. Where an axis was cut to $m$ of $n$ samples, the image blurs
+# over $1.21\,n/m$ voxels; where nothing was cut, the zeros of the sinc fall on all other voxels, and nothing
+# blurs:
+
+# %% tags=["nbval-check-output"]
+samples = shown.shape
+kept_there = kspace.kept_samples(samples, shown.meta["keep"] or [None] * 3)  # None: the axis is whole
+voxel_size = np.linalg.norm(np.array(shown.meta["affine"])[:3, :3], axis=0)  # mm
+widths = [1 if k == n else 1.21 * n / k for n, k in zip(samples, kept_there, strict=True)]
+pd.DataFrame(
+    {
+        "axis of the file": range(3),
+        "samples": samples,
+        "kept": kept_there,
+        "width of the PSF (voxels)": widths,
+        "width of the PSF (mm)": widths * voxel_size,
+    }
+).round(2)
+
+# %% [markdown]
+# ### The volume
+#
 # The same head before and after the cut. First in k-space:
 
 # %%
@@ -131,7 +332,8 @@ figures.save(figure, results / "figures" / "kspace.png")
 # %% [markdown]
 # **What is to be seen** (training head). HR has energy over the whole plane, most of it near the centre; in
 # LR only the central rectangle is left. The faint haze outside it in LR, and the square of twice its width,
-# are the magnitude's doing: $|\cdot|$ is not linear, and $|x|^2$ holds frequencies twice as high as $x$.
+# are the magnitude's doing, as in the warm-up: $|\cdot|$ is not linear, and $|x|^2$ holds frequencies twice
+# as high as $x$.
 #
 # Then as images, in three planes, cut to the brain (left is on the left):
 
@@ -149,6 +351,71 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
 print(f"{shown.meta['id']}: zero-filled LR lies {loss_db:.2f} dB PSNR from HR")
 assert lr.shape == hr.shape and np.isfinite(lr).all()
+
+# %% [markdown]
+# ## Data consistency: keep what was measured
+#
+# A network that answers LR with an SR image should add what was cut. It has no reason to change what was
+# measured, but nothing in it prevents that. **Data consistency** repairs it afterwards: it takes the measured
+# samples of k-space from LR and all others from SR. With $P$ the cut,
+#
+# $$\mathrm{SR}' = \mathrm{SR} + P(\mathrm{LR} - \mathrm{SR}), \qquad \mathrm{LR} = P(\mathrm{HR}) .$$
+#
+# This is a **projection**: the step leads to the nearest image that agrees with the measurement, and doing it
+# twice does nothing more. HR agrees with the measurement, too, so the distance to HR can only shrink: the
+# error $\mathrm{SR}' - \mathrm{HR} = (1 - P)(\mathrm{SR} - \mathrm{HR})$ is the old error without its part
+# inside the frame. We try it on the slice, with three guesses that stand in for a network's answer:
+
+# %% tags=["nbval-check-output"]
+guesses = {
+    "LR, smoothed": ndimage.gaussian_filter(lr_plane, 2),
+    "LR, sharpened": 2 * lr_plane - ndimage.gaussian_filter(lr_plane, 1.5),
+    "LR, a tenth too bright, noise added": 1.1 * lr_plane
+    + np.random.default_rng(seed).normal(0, 0.05, plane.shape),
+}
+rows = []
+for name, sr in guesses.items():
+    once = sr + cut(measured - sr, kept)
+    twice = once + cut(measured - once, kept)
+    before, after = (np.sqrt(np.mean(np.abs(image - plane) ** 2)) for image in (sr, once))
+    assert after <= before and np.allclose(twice, once)
+    rows.append({"guess": name, "RMSE to HR": before, "after data consistency": after})
+print("no guess moved away from HR, and a second time changed nothing")
+
+# %%
+before, after = sr - plane, once - plane  # of the last guess
+figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
+for pair, error, title in zip((axes[:2], axes[2:]), (before, after), ("before", "after"), strict=True):
+    pair[0].imshow(error.real.T, origin="lower", **errors)
+    energy = np.log10(1 + np.abs(np.fft.fftshift(np.fft.fft2(error))))
+    pair[1].imshow(energy.T, origin="lower", cmap="magma", vmin=0, vmax=2)
+    pair[1].add_patch(plt.Rectangle(corner, *kept, fill=False, color="cyan", lw=2))
+    pair[0].set(title=f"error {title}", xticks=[], yticks=[])
+    pair[1].set(title=f"its k-space {title}", xticks=[], yticks=[])
+
+# %% [markdown]
+# **What is to be seen** (training head, one slice, the guess that is too bright and noisy). Before, the error
+# is mostly red, and its k-space is brightest in the very centre: the guess is too bright. After, the frame is
+# black: there the guess now has the measured values, and its brightness is right. Outside the frame nothing
+# has changed, so the noise and the blurred edges are still there. As numbers, over the slice:
+
+# %%
+pd.DataFrame(rows).set_index("guess").round(4)
+
+# %% [markdown]
+# LR as it is stored is a magnitude, so the sign of the ringing is missing from the measurement, and the step
+# is no longer quite a projection. The package takes the missing sign (for a complex image, the phase) from
+# the guess, whose own low frequencies still have it:
+
+# %% tags=["nbval-check-output"]
+phase = np.exp(1j * np.angle(cut(sr, kept)))
+by_hand = np.maximum((sr + cut(lr_plane * phase - sr, kept)).real, 0)  # a magnitude is never negative
+package = kspace.data_consistency(sr[None], lr_plane[None], [None, keep, keep])[0]
+print("by hand as the package does it:", np.allclose(by_hand, package, atol=1e-4))
+
+# %% [markdown]
+# `04_evaluate` scores each network with this step and without it. The step invents nothing. Nor can it judge
+# what a network adds outside the frame, where nothing was measured.
 
 # %% [markdown]
 # ## Synthetic heads
@@ -211,6 +478,23 @@ run.finish(used, inputs)
 # %% [markdown]
 # ## Recap
 #
-# Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity
-# scale that is written down with it, so that results return to the input's units. Next:
-# `02_pretrain_generator`.
+# - A scanner measures k-space. A cut of it blurs with a sinc whose width is 1.21 $n/m$ voxels, and rings.
+# - A magnitude loses the sign of the ringing, in the dark beside bright edges.
+# - Data consistency puts measured samples in place of invented ones. In the linear case it is a projection
+#   and never leads away from HR.
+# - Each head is now a folder with HR, LR, a foreground mask, a brain mask and patch centres, on one intensity
+#   scale that is written down with it, so that results return to the input's units.
+#
+# **Try it.** Before you run the cells again, predict what happens: keep 121 samples of the box instead of 61;
+# put the two points four voxels apart; set `keep` to 0.5.
+#
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Schlemper et al. 2017, data consistency in a network: [arXiv 1704.02422](https://arxiv.org/abs/1704.02422)
+# - Kellner et al. 2015, Gibbs ringing in MRI and its removal: [arXiv
+#   1501.07758](https://arxiv.org/abs/1501.07758)
+# - Billot et al. 2021, SynthSeg: [arXiv 2107.09559](https://arxiv.org/abs/2107.09559)
+# - Iglesias et al. 2020, SynthSR: [arXiv 2012.13340](https://arxiv.org/abs/2012.13340)
+#
+# Next: `02_pretrain_generator`.

@@ -16,11 +16,15 @@
 #
 # The densely connected generator first learns to bring LR patches close to HR, voxel by voxel.
 #
-# **Goals.** Build the paper's generator, train it, watch it.
+# **Goals.** Know every layer of the paper's generator, count its parameters and how far it sees. Do one
+# training step by hand, then train it and watch it. Understand why L1 alone leaves an image blurred.
+# **You need** `01_prepare_data`, and a first acquaintance with convolutions. Terms are explained in
+# `notebooks/glossary.md`.
 # **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
 # **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`,
 # `examples/`.
-# **Time.** Half a minute on the smoke profile, two to ten minutes on `demo` with two cores.
+# **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile, and two to ten
+# minutes on `demo` with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -88,9 +92,27 @@ root, runs, results = run.root, run.runs, run.results
 #
 # $$x_i = B_i\!\left(C_i[x_0, x_1, \dots, x_{i-1}]\right), \qquad \mathrm{SR} = R[x_0, \dots, x_4].$$
 #
-# There is no up-sampling and no global skip. The start is *ours*: one map of the first conv passes the input
-# through, and $R$ reads that map alone, so training starts at the LR image instead of at noise. With
-# `init="edges"` all other 3x3x3 kernels have mean 0: their maps hold edges and no brightness.
+# Square brackets join maps along the channel axis. There is no up-sampling and no global skip. As a drawing,
+# with numbers of maps at the arrows:
+
+# %%
+from sprl_utils.networks import Generator
+
+figure = figures.dense_network(growth_rate=16, blocks=4, units=4)
+figures.save(figure, results / "figures" / "network.png")
+
+# %% [markdown]
+# **What is to be seen** (a drawing). A **map** is one channel, an image of its own with the size of the
+# input. The black line stands for all maps made so far, joined to one tensor. An arrow down reads all of
+# them, an arrow up adds new ones. Above, the first conv makes 32 maps, and each block adds 96. Below, the
+# same idea inside a block: each of the four units reads everything before it and adds $k = 16$ maps, so 32
+# become 96. That is what "densely connected" means: nothing that was computed is computed again, and a
+# gradient has a short way back to every layer. The price is that the readers grow, and so the 1x1x1
+# compressors bring 128, 224 and 320 maps back to 32 before the next block.
+#
+# The start is *ours*: one map of the first conv passes the input through, and $R$ reads that map alone, so
+# training starts at the LR image instead of at noise. With `init="edges"` all other 3x3x3 kernels have mean
+# 0: their maps hold edges and no brightness.
 
 # %% tags=["nbval-check-output"]
 generator = make_generator(model, init)
@@ -99,6 +121,78 @@ print(
     f"{multiply_adds(generator, 64) / 1e9:.0f} G multiply-adds for a 64-cube"
 )
 assert count_parameters(generator) == 411_648 or model != "mDCSRN"
+
+# %% [markdown]
+# ### Where the parameters are
+#
+# A 3x3x3 conv makes each output voxel as a weighted sum of 27 voxels of every input map, so it has 27 weights
+# for each pair of an input and an output map. A 1x1x1 conv has one. There are no biases. BatchNorm brings
+# each map to mean 0 and variance 1 and then has a scale and a shift for it. ELU has no parameters: it bends
+# negative values, without which a chain of convs would be no more than one conv. That is all it takes to
+# count:
+
+# %% tags=["nbval-check-output"]
+k, blocks, units = 16, 4, 4
+width = 2 * k  # maps that enter a block
+grown = width + units * k  # maps that leave it
+unit_parameters = [2 * maps + 27 * maps * k for maps in range(width, grown, k)]  # BatchNorm, conv
+counted = {
+    "first conv": 27 * 1 * width,
+    **{f"block {i}": sum(unit_parameters) for i in range(blocks)},
+    "compressors": sum((width + i * grown) * width for i in range(1, blocks)),
+    "reconstruction": width + blocks * grown,
+}
+mdcsrn = make_generator("mDCSRN", "edges")
+assert counted["block 0"] == count_parameters(mdcsrn.block0) == 97_216
+assert sum(counted.values()) == count_parameters(mdcsrn) == 864 + 4 * 97_216 + 21_504 + 416 == 411_648
+table = pd.DataFrame({"parameters": counted})
+table.assign(share=[f"{count / 411_648:.1%}" for count in table["parameters"]])
+
+# %% [markdown]
+# Nearly all parameters are in the dense units. The reconstruction has the fewest, and yet all of SR passes
+# through it: SR is the sum of the 416 maps, each times one of its weights.
+#
+# ### How far it sees
+#
+# An output voxel depends on the input voxels in its **receptive field**. A 3x3x3 conv looks one voxel to each
+# side, and a conv on top of it one further. 1x1x1 convs, BatchNorm and ELU look at the voxel itself. The
+# longest way through the network passes the first conv and all 16 units:
+
+# %% tags=["nbval-check-output"]
+reach = 1 + blocks * units * 1
+print(f"{reach} voxels to each side, a cube with an edge of {2 * reach + 1}")
+
+thin = Generator(growth_rate=2, init="kaiming").eval()  # fewer maps, the same wiring: cheap to differentiate
+cube = torch.randn(1, 1, 41, 41, 41, requires_grad=True)
+thin(cube)[0, 0, 20, 20, 20].backward()  # how the middle output voxel depends on each input voxel
+influence = cube.grad[0, 0].abs()
+farthest = int((influence.nonzero() - 20).abs().max())
+print(f"farthest voxel with any influence, measured: {farthest}")
+assert farthest == reach == mdcsrn.receptive_radius
+
+# %%
+import matplotlib.pyplot as plt
+
+within = [float(influence[20 - r : 21 + r, 20 - r : 21 + r, 20 - r : 21 + r].sum()) for r in range(21)]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+image = left.imshow(
+    torch.log10(influence[20] / influence.max() + 1e-12), cmap="magma", extent=(-20.5, 20.5, -20.5, 20.5)
+)
+left.set(title="influence on the voxel in the middle", xlabel="voxels", ylabel="voxels")
+right.plot([share / within[-1] for share in within], ".-")
+right.axvline(reach, color="black", ls="--", lw=0.8)
+right.set(title="share of all influence within a cube", xlabel="voxels to each side", ylabel="share")
+figure.colorbar(image, ax=left).set_label("log$_{10}$ of the influence")
+
+# %% [markdown]
+# **What is to be seen** (a narrow network with random weights, on noise). Left: the influence ends sharply at
+# 17 voxels, where it has faded by ten powers of ten. Right: nearly all of it comes from within seven or eight
+# voxels. The reach is what tiles must overlap by when a volume is computed in parts, if no seam is to show
+# (`04_evaluate`). What such a network mainly uses is far smaller. The paper's cubes have 64 voxels to an
+# edge, the demo's 32. In those, every voxel's receptive field of 35 leaves the cube and sees the zeros around
+# it.
+#
+# ### The start
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(1, 1, 9, 10, 11)  # (N, C, D, H, W)
@@ -119,6 +213,56 @@ print("train on", [p.meta["id"] for p in train_heads[:8]])
 print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 
 # %% [markdown]
+# ## One training step by hand
+#
+# Training repeats one small step. Two LR cubes go through the network and become SR. The **loss** is their
+# mean absolute difference from HR (L1). `backward` computes the gradient of the loss with respect to each of
+# the 411,648 weights, and **Adam** moves each weight against its gradient, in the first step by about the
+# learning rate:
+
+# %%
+from sprl_utils.patches import batch
+
+cubes = RandomPatches(train_heads, 16, seed)
+torch.manual_seed(seed)
+student = make_generator("mDCSRN", "edges")
+before = [p.detach().clone() for p in student.parameters()]
+adam = torch.optim.Adam(student.parameters(), lr=1e-4)
+
+lr_cubes, hr_cubes = batch(cubes, step=0, batch_size=2)  # each (N, C, D, H, W) = (2, 1, 16, 16, 16)
+student.train()  # BatchNorm takes mean and variance from these two cubes
+sr_cubes = student(lr_cubes)
+loss = (sr_cubes - hr_cubes).abs().mean()
+adam.zero_grad()
+loss.backward()
+adam.step()
+
+# %% [markdown]
+# The package must do the same. We let it train for one step, with the same seed and cubes, and compare all
+# weights:
+
+# %% tags=["nbval-check-output"]
+import tempfile
+from pathlib import Path
+
+from sprl_utils.networks import load_generator
+
+with tempfile.TemporaryDirectory() as folder:
+    one_step = training.PretrainSettings(steps=1, learning_rate=1e-4, init="edges", seed=seed)
+    looked_at = RandomPatches(validation_heads, 16, seed)
+    fabric = training.make_fabric("cpu", "32-true")
+    training.pretrain(cubes, looked_at, 1, Path(folder) / "run", one_step, fabric)
+    package = load_generator(Path(folder) / "run" / "generator.safetensors")
+pairs = list(zip(student.parameters(), package.parameters(), strict=True))
+assert all(torch.allclose(mine, theirs, atol=1e-6) for mine, theirs in pairs)
+moved = sum(int((p != old).sum()) for p, old in zip(student.parameters(), before, strict=True))
+print(f"the same weights as training.pretrain; this step moved {moved} of {count_parameters(student):,}")
+
+# %% [markdown]
+# So few weights move because of the start: the reconstruction reads one map alone, so no gradient reaches the
+# others. This first step gives its 416 weights and the 27 of that map's kernel a push, and from the second
+# step on all layers learn.
+#
 # ## Training
 #
 # $$\mathcal{L}_1 = \frac{1}{n} \sum_{v} \left| \mathrm{SR}_v - \mathrm{HR}_v \right|$$
@@ -218,6 +362,103 @@ figures.save(figure, results / "figures" / "pretrain_examples.png")
 # training, look twice: what SR has and HR has not is invented.
 
 # %% [markdown]
+# ## One slice on its way through the maps
+#
+# The forward pass is the drawing read from left to right. We walk it by hand through a slab of a validation
+# head, with the weights just trained (where a profile trains another network, with an untrained mDCSRN), and
+# keep a few maps of each block:
+
+# %% tags=["nbval-check-output"]
+walked = load_generator(runs / "pretrain" / "generator.safetensors") if model == "mDCSRN" else mdcsrn.eval()
+head = validation_heads[0]
+lr_turned, hr_turned = (np.transpose(image, head.order) for image in (head.lr, head.hr))  # cut axes last
+slab = training.central_box(lr_turned.shape, (16, 96, 96))
+x = torch.from_numpy(np.array(lr_turned[slab]))[None, None]  # (D, H, W) becomes (N, C, D, H, W)
+with torch.no_grad():
+    maps = walked.conv0(x)
+    kept = {"first conv": maps[0, :3]}
+    print(f"first conv: {maps.shape[1]} maps")
+    for i in range(blocks):
+        entering = maps if i == 0 else getattr(walked, f"comp{i - 1}")(maps)
+        leaving = getattr(walked, f"block{i}")(entering)
+        maps = torch.cat([maps, leaving], dim=1)
+        kept[f"block {i}"] = leaving[0, [width, width + k, width + 3 * k]]  # one of its units 1, 2 and 4
+        print(f"block {i} reads {entering.shape[1]} maps and adds {leaving.shape[1]}: {maps.shape[1]} so far")
+    sr_slab = walked.recon(maps)
+    assert torch.allclose(sr_slab, walked(x), atol=1e-5)
+
+# %%
+columns = {"LR, SR, HR": [x[0, 0], sr_slab[0, 0], hr_turned[slab]], **kept}
+figure, axes = plt.subplots(3, len(columns), figsize=(10, 5.4), layout="constrained")
+for column, (name, images) in zip(axes.T, columns.items(), strict=True):
+    for ax, image in zip(column, images, strict=True):
+        middle = np.asarray(image)[len(image) // 2, 6:-6, 6:-6]  # without the rim that sees padding
+        low, high = (0, 1) if column[0] is axes[0, 0] else np.percentile(middle, (1, 99))
+        ax.imshow(middle.T, origin="lower", cmap="gray", vmin=low, vmax=high)
+        ax.set(xticks=[], yticks=[])
+    column[0].set_title(name)
+
+# %% [markdown]
+# **What is to be seen** (validation head, the middle slice of the slab; each map with a grey scale of its
+# own). The first column is LR, SR and HR from top to bottom. First conv: with the start `edges` the map at
+# the top passes the image on, and the others answer edges of different directions. Blocks: further edges,
+# ridges and spots, computed from edges. No map is "the cortex" or "a vessel", and most of them can be read by
+# the network alone. SR is the weighted sum of all 416 maps.
+#
+# ## Why L1 blurs
+#
+# Many sharp images have the same LR. Which one does a network answer that has learned with L1? The smallest
+# case: an edge that lies at voxel 12 or at voxel 20, equally often, while LR shows the same ramp for both.
+# And a second case: a thin bright line at one of five places. We look for the one answer whose mean loss over
+# all truths is smallest, by going down the gradient from LR, for L1 and for the squared difference L2:
+
+# %% tags=["nbval-check-output"]
+place = torch.arange(32)
+edge_truths = torch.stack([(place >= 12).float(), (place >= 20).float()])
+line_truths = torch.stack([(place == p).float() for p in range(14, 19)])
+cases = {
+    "an edge at 12 or at 20": (edge_truths, ((place - 7) / 18).clamp(0, 1)),
+    "a line at one of five places": (line_truths, torch.exp(-(((place - 16) / 5) ** 2)) / 4),
+}
+answers = {}
+for case, (truths, blurred) in cases.items():
+    for name, power in (("L1", 1), ("L2", 2)):
+        answer = blurred.clone().requires_grad_(True)
+        adam = torch.optim.Adam([answer], lr=0.005)
+        for _ in range(400):
+            loss = (answer - truths).abs().pow(power).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        answers[case, name] = answer.detach()
+
+edge_l1, edge_l2, line_l1, line_l2 = answers.values()
+assert torch.allclose(edge_l2, edge_truths.mean(dim=0), atol=0.02)
+assert torch.allclose(line_l2, line_truths.mean(dim=0), atol=0.02)
+assert torch.allclose(line_l1, line_truths.median(dim=0).values, atol=0.02)
+print("L2 gives the mean of the truths, and L1 their median at each voxel")
+print("between the two edges L1 moved nothing:", torch.equal(edge_l1[12:20], ((place - 7) / 18)[12:20]))
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+for ax, (case, (truths, blurred)) in zip(axes, cases.items(), strict=True):
+    for i, truth in enumerate(truths):
+        ax.step(place, truth, where="mid", color="0.6", label="" if i else "the truths")
+    ax.plot(place, blurred, ":", color="black", label="LR, where training starts")
+    ax.plot(place, answers[case, "L1"], ".-", label="answer of L1")
+    ax.plot(place, answers[case, "L2"], ".-", label="answer of L2")
+    ax.set(title=case, xlabel="voxel", ylim=(-0.05, 1.5))
+    ax.legend(loc="upper left", ncols=2)
+
+# %% [markdown]
+# **What is to be seen** (made-up signals). Left: where both truths agree, both losses find them. Between the
+# two edges L2 gives the mean, a grey step that no truth has. L1 gives a median, and of two equally likely
+# values all that lie between are equally good: its gradient is zero there, so the blur that LR began with
+# stays. Right: each place is dark more often than bright, so L1 removes the line altogether, and L2 leaves a
+# faint smear. Each loss gives the best answer *on average*, and no sharp one. A sharp answer would have to
+# choose one of the truths, and would pay for it when it chooses wrongly.
+
+# %% [markdown]
 # ## EDSR: a network on the measured grid
 #
 # A zero-filled 4x4 image holds one measured sample per sixteen voxels, yet mDCSRN computes 416 maps at each
@@ -284,6 +525,28 @@ run.finish(used, inputs, outputs, trained_in=runs / "pretrain")
 # %% [markdown]
 # ## Recap
 #
-# The generator has the paper's 411,648 parameters. It has learned with L1 alone, and so has EDSR. L1 rewards
-# the mean of all sharp images that fit an LR one, which is blurred. Next: `03_train_gan` asks a discriminator
-# for more.
+# - The generator has the paper's 411,648 parameters, nearly all of them in 16 dense units, and sees 17 voxels
+#   to each side.
+# - A step is a forward pass, a loss, a gradient, and a move of all weights. The package repeats that, with
+#   averaged weights and a schedule of the rate.
+# - L1 rewards the median of all sharp images that fit an LR one. Where they disagree, that is blurred, or
+#   empty.
+# - EDSR learned from the same heads with the same loss. It computes on the measured grid.
+#
+# **Try it.** Predict first: how many parameters has a network of growth rate 8, and how far does it see? What
+# happens to the L1 answer when the edge lies at 12 in two of three cases?
+#
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Chen et al. 2018, its predecessor DCSRN: [arXiv 1801.02728](https://arxiv.org/abs/1801.02728)
+# - Huang et al. 2016, densely connected networks: [arXiv 1608.06993](https://arxiv.org/abs/1608.06993)
+# - Ioffe and Szegedy 2015, BatchNorm: [arXiv 1502.03167](https://arxiv.org/abs/1502.03167)
+# - Clevert et al. 2015, ELU: [arXiv 1511.07289](https://arxiv.org/abs/1511.07289)
+# - Kingma and Ba 2014, Adam: [arXiv 1412.6980](https://arxiv.org/abs/1412.6980)
+# - Luo et al. 2017, the effective receptive field: [arXiv 1701.04128](https://arxiv.org/abs/1701.04128)
+# - Lim et al. 2017, EDSR: [arXiv 1707.02921](https://arxiv.org/abs/1707.02921)
+# - Shi et al. 2016, the pixel shuffle: [arXiv 1609.05158](https://arxiv.org/abs/1609.05158)
+# - Zhao et al. 2015, losses for image restoration: [arXiv 1511.08861](https://arxiv.org/abs/1511.08861)
+#
+# Next: `03_train_gan` asks a discriminator for more.

@@ -17,10 +17,14 @@
 # A second network learns to tell SR from HR, and the generator learns to please it a little while staying
 # close to HR.
 #
-# **Goals.** A true WGAN-GP with the paper's schedule; see that G is trained, and when.
+# **Goals.** Know what a Wasserstein distance is and how a network measures it. Do one step of the
+# discriminator D and one of the generator G by hand. Train a true WGAN-GP with the paper's schedule, and see
+# that G is trained.
+# **You need** `01_prepare_data` and `02_pretrain_generator`. Terms are explained in `notebooks/glossary.md`.
 # **Inputs.** `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`.
 # **Outputs.** `runs/<profile>/gan/`: both networks, checkpoint, history.
-# **Time.** Half a minute on the smoke profile, some minutes on `demo`.
+# **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile and some minutes
+# on `demo`.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -65,6 +69,108 @@ run = start_run(profile, "03_environment.json", seed)
 root, runs, results = run.root, run.runs, run.results
 
 # %% [markdown]
+# ## Warm-up: how far apart are two clouds?
+#
+# `02_pretrain_generator` ended with a dilemma: a loss per voxel rewards the middle of all sharp answers, and
+# that is no sharp answer. A loss that compares *sets* of images can do better. It does not ask whether this
+# SR is close to this HR, but whether SR images as a set look like HR images as a set.
+#
+# The **Wasserstein distance** between two sets is such a loss. Move the points of one set onto those of the
+# other, so that the moves are as short as possible in all: the distance is their mean length. In two
+# dimensions we can compute it exactly. One cloud stands for HR, the other for SR:
+
+# %% tags=["nbval-check-output"]
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+rng = np.random.default_rng(0)
+points = 200
+angle = rng.uniform(0, 2 * np.pi, points)
+hr_cloud = 2 * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(0, 0.1, (points, 2))
+sr_cloud = rng.normal(0, 0.5, (points, 2))
+
+lengths = np.linalg.norm(sr_cloud[:, None] - hr_cloud[None], axis=2)  # of every possible move
+moved, target = linear_sum_assignment(lengths)  # the cheapest way to pair them all
+exact = lengths[moved, target].mean()
+means_apart = np.linalg.norm(hr_cloud.mean(axis=0) - sr_cloud.mean(axis=0))
+print(f"Wasserstein distance {exact:.2f}; the means of the clouds are {means_apart:.2f} apart")
+
+# %% [markdown]
+# Images are points in a space of many thousand dimensions, of which only a few are at hand at a time, so
+# nobody can pair them. The way out is a theorem (Kantorovich and Rubinstein): the distance is also the
+# largest difference of mean scores
+#
+# $$W = \max_{D} \; \overline{D(\mathrm{HR})} - \overline{D(\mathrm{SR})}$$
+#
+# that any function $D$ can reach whose slope is nowhere above 1. A network is such a function if it is
+# trained to make the difference large and its slope 1. **WGAN-GP** asks for the slope with a **gradient
+# penalty**, which it measures at random places between the two sets. Here is all of it, for two networks: one
+# with LeakyReLU of slope 0.2 on the negative side, and one of slope 1, as in the original project:
+
+# %% tags=["nbval-check-output"]
+hr_points, sr_points = (torch.tensor(cloud, dtype=torch.float32) for cloud in (hr_cloud, sr_cloud))
+critics, estimates = {}, {}
+for slope in (0.2, 1.0):
+    torch.manual_seed(0)
+    critic = nn.Sequential(
+        nn.Linear(2, 64), nn.LeakyReLU(slope), nn.Linear(64, 64), nn.LeakyReLU(slope), nn.Linear(64, 1)
+    )
+    adam = torch.optim.Adam(critic.parameters(), lr=0.005)
+    critics[slope], estimates[slope] = critic, []
+    for _ in range(300):
+        share = torch.rand(points, 1)
+        between = (share * hr_points + (1 - share) * sr_points).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        penalty = (gradient.norm(dim=1) - 1).square().mean()
+        wasserstein = critic(hr_points).mean() - critic(sr_points).mean()
+        loss = 10 * penalty - wasserstein
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        estimates[slope].append(wasserstein.item())
+
+assert abs(estimates[0.2][-1] / exact - 1) < 0.15
+assert abs(estimates[1.0][-1] / means_apart - 1) < 0.15
+print("slope 0.2 finds the distance within 15 %; slope 1 finds the distance of the means")
+
+# %%
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+for ax in (left, middle):
+    ax.plot(*hr_cloud.T, ".", color="tab:blue", label="HR")
+    ax.plot(*sr_cloud.T, ".", color="tab:orange", label="SR")
+    ax.set(aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
+left.plot(*np.stack([sr_cloud[moved], hr_cloud[target]], axis=1).T, color="gray", lw=0.4, zorder=0)
+left.legend(loc="upper right")
+left.set_title("the cheapest moves")
+
+grid = torch.linspace(-2.6, 2.6, 60)
+with torch.no_grad():
+    scores = critics[0.2](torch.cartesian_prod(grid, grid)).reshape(60, 60)
+middle.contour(grid, grid, scores.T, levels=12, cmap="gray", linewidths=0.8)
+some = sr_points[::8].clone().requires_grad_(True)
+(uphill,) = torch.autograd.grad(critics[0.2](some).sum(), some)
+middle.quiver(*some.detach().T, *uphill.T, angles="xy", scale_units="xy", scale=1, width=0.008)
+middle.set_title("D's scores (lines), and uphill (arrows)")
+
+for slope, found in estimates.items():
+    right.plot(found, label=f"D with LeakyReLU {slope}")
+right.axhline(exact, color="black", ls="--", label="exact distance")
+right.axhline(means_apart, color="black", ls=":", label="distance of the means")
+right.set(title="D's estimate", xlabel="step of D", ylim=(0, 2.4))
+right.legend(loc="upper right")
+figures.save(figure, results / "figures" / "two_clouds.png")
+
+# %% [markdown]
+# **What is to be seen** (made-up points). Left: each SR point has its partner on the ring. Middle: D has
+# built a landscape that rises from the SR cloud to the ring. An arrow at an SR point is what G is told: "go
+# there, and your score rises". It leads each point outward, to a place where HR points are, and not to their
+# mean in the middle. Right: D with slope 0.2 finds the distance. It ends a little above it, because the
+# penalty tolerates a slope slightly above 1. With slope 1 the network is linear, whatever its size. A linear
+# D sees the means alone, and those nearly agree: it tells G next to nothing.
+#
 # ## The discriminator
 #
 # > *The paper* (its figure): SRGAN's discriminator in 3D, LayerNorm instead of BatchNorm, 64 to 512 maps,
@@ -87,6 +193,68 @@ print(f"discriminator for cubes of {patch_size}: {count_parameters(discriminator
 # The original project is named after WGAN-GP but clips weights instead (to ±0.01), and its LeakyReLU of slope
 # 1 is the identity. Here nothing is clipped, and the slope is the parameter `negative_slope`.
 #
+# ### One step of D by hand
+#
+# The same lines as in the warm-up, with two cubes per set and a small D. In this step G is a fixed source of
+# SR images:
+
+# %%
+import copy
+
+from sprl_utils import losses
+from sprl_utils.patches import RandomPatches, batch
+
+torch.manual_seed(seed)
+g = load_generator(runs / "pretrain" / "generator.safetensors")  # BatchNorm keeps its statistics
+d = Discriminator(patch_size=16, width=8)
+g_adam, d_adam = (torch.optim.Adam(network.parameters(), lr=1e-4) for network in (g, d))
+g_before, d_before = copy.deepcopy(g), copy.deepcopy(d)
+cubes = RandomPatches(load_prepared(runs / "prepared", "train"), 16, seed)
+lr, hr = batch(cubes, step=0, batch_size=2)  # each (N, C, D, H, W) = (2, 1, 16, 16, 16)
+
+with torch.no_grad():
+    sr = g(lr)
+torch.manual_seed(seed)
+share = torch.rand(2)
+weight = share.view(2, 1, 1, 1, 1)
+between = (weight * hr + (1 - weight) * sr).requires_grad_(True)
+(gradient,) = torch.autograd.grad(d(between).sum(), between, create_graph=True)  # one per cube
+penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+d_loss = d(sr).mean() - d(hr).mean() + 10 * penalty
+assert torch.allclose(d_loss, losses.discriminator_loss(d, hr, sr, share)[0])
+d_adam.zero_grad()
+d_loss.backward()  # a derivative of a derivative: the penalty holds a gradient already
+d_adam.step()
+
+# %% [markdown]
+# ### One step of G by hand
+#
+# Now D is fixed. The gradient of $-D(\mathrm{SR})$ flows through D into G: these are the arrows of the
+# warm-up. L1 keeps SR close to the HR of the same person. Without it, any sharp brain would please D:
+
+# %%
+sr = g(lr)
+l1 = (sr - hr).abs().mean()
+g_loss = l1 - 0.001 * d(sr).mean()
+assert torch.allclose(g_loss, losses.generator_loss(d, sr, hr)[0])
+g_adam.zero_grad()
+g_loss.backward()  # it leaves gradients in D, too, which the next step of D sets to zero
+g_adam.step()
+
+# %% [markdown]
+# The package takes the same two steps from the same start. All weights must agree:
+
+# %% tags=["nbval-check-output"]
+fabric = training.make_fabric("cpu", "32-true")
+gan = training.Gan(g_before, d_before, training.GanSettings(steps=2, learning_rate=1e-4), fabric)
+torch.manual_seed(seed)
+gan.update_discriminator(lr, hr)
+gan.update_generator(lr, hr)
+for name, mine, theirs in (("D", d, gan.discriminator), ("G", g, gan.generator)):
+    pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
+    print(f"{name}: the same weights:", all(torch.allclose(a, b, atol=1e-6) for a, b in pairs))
+
+# %% [markdown]
 # ## Schedule
 #
 # > *The paper*: D alone for the first 10,000 steps; then 7 D steps for each G step; every 500 steps, 200
@@ -98,6 +266,28 @@ print(f"discriminator for cubes of {patch_size}: {count_parameters(discriminator
 counters = (gan_warmup, d_per_g, extra_every, extra)
 print("this run:", "".join(training.gan_schedule(s, *counters) for s in range(min(gan_steps, 64))))
 print("paper, from step 10,000:", "".join(training.gan_schedule(s) for s in range(10_000, 10_032)))
+
+# %%
+first, end = 9_980, 10_740
+schedules = {
+    f"this run, its first {min(gan_steps, end - first)} steps": (0, min(gan_steps, end - first), counters),
+    f"the paper, steps {first:,} to {end:,}": (first, end, ()),
+}
+figure, axes = plt.subplots(2, 1, figsize=(10, 3.2), layout="constrained")
+for ax, (title, (low, high, numbers)) in zip(axes, schedules.items(), strict=True):
+    letters = np.array([training.gan_schedule(s, *numbers) for s in range(low, high)])
+    for height, (network, colour) in enumerate({"D": "tab:blue", "G": "tab:orange"}.items()):
+        steps = low + np.flatnonzero(letters == network)
+        ax.vlines(steps, height - 0.4, height + 0.4, color=colour, lw=1, snap=False)
+    ax.set(title=title, yticks=(0, 1), yticklabels=("D", "G"), xlim=(low - 1, high))
+axes[1].set_xlabel("step")
+figures.save(figure, results / "figures" / "schedule.png")
+
+# %% [markdown]
+# **What is to be seen** (a function of the step, no data). Below, the paper's schedule: to the left of step
+# 10,000 D is alone. Then each eighth step is one of G, until 500 steps have passed; 200 steps of D alone
+# follow, and so on. D gets so many more steps because G can only learn from a D that knows the distance, and
+# that distance changes with each step of G.
 
 # %% [markdown]
 # ## Training
@@ -205,5 +395,24 @@ run.finish(used, inputs=[start], outputs=outputs, trained_in=runs / "gan")
 # %% [markdown]
 # ## Recap
 #
-# Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G moved.
+# - The Wasserstein distance compares sets of images. D estimates it, if its slope is kept near 1 and it is
+#   not linear.
+# - G is told by D's gradient where HR images lie, and by L1 which of them is meant.
+# - Both losses are the paper's, the schedule is its schedule (with the counters of this profile), and G
+#   moved.
+#
+# **Try it.** Predict first: what does D estimate without the penalty (weight 0 instead of 10)? What becomes
+# of the arrows when both clouds are the same? How many of this run's steps are steps of G when `d_per_g` is
+# 7?
+#
+# **References**
+#
+# - Chen et al. 2018, the paper: [arXiv 1803.01417](https://arxiv.org/abs/1803.01417)
+# - Goodfellow et al. 2014, GANs: [arXiv 1406.2661](https://arxiv.org/abs/1406.2661)
+# - Arjovsky et al. 2017, WGAN: [arXiv 1701.07875](https://arxiv.org/abs/1701.07875)
+# - Gulrajani et al. 2017, WGAN-GP: [arXiv 1704.00028](https://arxiv.org/abs/1704.00028)
+# - Ledig et al. 2016, SRGAN: [arXiv 1609.04802](https://arxiv.org/abs/1609.04802)
+# - Ba et al. 2016, LayerNorm: [arXiv 1607.06450](https://arxiv.org/abs/1607.06450)
+# - Blau and Michaeli 2017, why sharpness costs PSNR: [arXiv 1711.06077](https://arxiv.org/abs/1711.06077)
+#
 # Next: `04_evaluate` compares it with everything else on heads that nobody has trained on.

@@ -388,3 +388,51 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, without the date, so that the same picture is the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def dense_network(growth_rate: int = 16, blocks: int = 4, units: int = 4) -> Figure:
+    """mDCSRN as a drawing: how its blocks are wired, and how the units of one block are (paper, figure).
+
+    The line above the layers holds all maps made so far. A layer that reads takes all of them; one that
+    writes adds its own. Numbers are numbers of maps.
+    """
+    width, added = 2 * growth_rate, units * growth_rate
+    network = [("first conv\n3x3x3", "tab:green", 0, width)]
+    for i in range(blocks):
+        held = width + i * (width + added)
+        if i:
+            network.append(("com-\npressor\n1x1x1", "tab:purple", held, 0))
+        network.append((f"block {i}", "tab:blue", 0 if i else width, width + added))
+    network.append(("recon-\nstruction\n1x1x1", "tab:red", width + blocks * (width + added), 0))
+    unit = [("input", "lightgray", 0, width)]
+    for i in range(units):
+        unit.append(("BatchNorm\nELU\nconv 3x3x3", "tab:blue", width + i * growth_rate, growth_rate))
+    unit.append(("output", "lightgray", width + added, 0))
+    figure, axes = plt.subplots(2, 1, figsize=(10, 5.6), layout="constrained")
+    _wiring(axes[0], network, "the network: all maps made so far are kept, and read again")
+    _wiring(axes[1], unit, "one dense block: each unit reads all maps before it")
+    axes[0].annotate("LR", (-0.38, 0), (-0.95, 0), va="center", arrowprops={"arrowstyle": "->"}, fontsize=12)
+    last = len(network) - 1
+    axes[0].annotate("", (last + 0.85, 0), (last + 0.38, 0), arrowprops={"arrowstyle": "->"})
+    axes[0].text(last + 0.9, 0, "SR", va="center", fontsize=12)
+    return figure
+
+
+def _wiring(ax: Axes, layers: Sequence[tuple[str, str, int, int]], title: str) -> None:
+    """Layers in a row below the line of kept maps: name, colour, maps read from it, maps written to it."""
+    line = 1.15
+    for place, (name, colour, reads, writes) in enumerate(layers):
+        ax.add_patch(Rectangle((place - 0.38, -0.42), 0.76, 0.84, color=colour, alpha=0.35))
+        ax.text(place, 0, name, ha="center", va="center", fontsize=10)
+        if reads:
+            ax.annotate("", (place - 0.15, 0.42), (place - 0.15, line), arrowprops={"arrowstyle": "->"})
+            ax.text(place - 0.2, 0.55, reads, ha="right", fontsize=11)
+        elif place:
+            ax.annotate("", (place - 0.38, 0), (place - 0.62, 0), arrowprops={"arrowstyle": "->"})
+        if writes:
+            ax.annotate("", (place + 0.15, line), (place + 0.15, 0.42), arrowprops={"arrowstyle": "->"})
+            ax.text(place + 0.2, 0.9, f"+{writes}", fontsize=11)
+    ax.plot([0.15, len(layers) - 1.15], [line, line], color="black", lw=3)
+    ax.set(xlim=(-1, len(layers)), ylim=(-0.5, 1.3))
+    ax.set_title(title, fontsize=12)
+    ax.axis("off")

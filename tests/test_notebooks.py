@@ -1,5 +1,6 @@
 """What every notebook keeps to, and every profile against every notebook."""
 
+import ast
 import itertools
 import re
 from pathlib import Path
@@ -107,9 +108,12 @@ def test_one_title_at_the_top(source):
 
 
 @each_notebook
-def test_code_cells_define_nothing(source):
-    definition = re.compile(r"^\s*(async def|def|class)\b", re.MULTILINE)
-    assert not [cell.source for cell in code_cells(source) if definition.search(cell.source)]
+def test_a_function_in_a_cell_is_short_and_says_what_it_does(source):
+    """It teaches; what is longer, and every class, belongs to the package."""
+    defined = [n for n in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if hasattr(n, "name")]
+    functions = [n for n in defined if isinstance(n, ast.FunctionDef)]
+    assert not [n.name for n in defined if isinstance(n, (ast.ClassDef, ast.AsyncFunctionDef))]
+    assert not [f.name for f in functions if f.end_lineno - f.lineno > 12 or not ast.get_docstring(f)]
 
 
 @each_notebook
