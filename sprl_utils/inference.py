@@ -6,18 +6,14 @@ time.
 
 from __future__ import annotations
 
-import copy
+import importlib.util
+import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from sprl_utils import compiled
-from sprl_utils.generator_graph import TILE_BYTES, tile_model
-from sprl_utils.networks import Generator, cpu_multiplies_bf16
-from sprl_utils.planes import in_planes
 from sprl_utils.tiles import Box, grow, halo_and_step, plan_tiles, shrink, within
 
 Progress = Callable[[Sequence], Iterable]
@@ -68,6 +64,7 @@ def super_resolve(
     wanted = np.ones(volume.shape, bool) if foreground is None else foreground
     _check(volume, wanted, memory_gib)
     run = engine if callable(engine) else ENGINES[choose_engine(engine, generator)]
+    run = pkgutil.resolve_name(run) if isinstance(run, str) else run
     volume, wanted = volume.transpose(order), wanted.transpose(order)
     box, memory_bytes = _needed(wanted, generator), (memory_gib - OVERHEAD_GIB) * 2**30
     was_training = generator.training
@@ -130,69 +127,29 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
-# ---- engine openvino ---------------------------------------------------------------------------------------
+#: Engines by name: a function, or where it is, because that room is above this one and needs a package.
+ENGINES: dict[str, Engine | str] = {"torch": tiles, "openvino": "sprl_utils.extras.engine:openvino"}
 
 
-def openvino(
-    volume: np.ndarray,
-    generator: nn.Module,
-    wanted: np.ndarray,
-    memory_bytes: float,
-    dtype: torch.dtype = torch.float32,
-    progress: Progress = iter,
-) -> np.ndarray:
-    """Compiled for the CPU, in bfloat16 where ``dtype`` allows it and the CPU multiplies it.
-
-    The paper's generator runs over a volume that does not fit into memory as a stream of planes.
-
-    Raises:
-        ValueError: OpenVINO is not installed, the generator is not on a CPU, or too little memory.
-    """
-    if not compiled.AVAILABLE or device_of(generator).type != "cpu":
-        found = device_of(generator).type if compiled.AVAILABLE else "no package openvino"
-        raise ValueError(f"engine openvino: expected the package and a network on a CPU, found {found}")
-    if not cpu_multiplies_bf16():
-        dtype = torch.float32
-    if not isinstance(generator, Generator):
-        voxels = int(memory_bytes / (bytes_per_voxel(generator) * compiled.SHARE[dtype]))
-        return compiled.in_tiles(volume, generator, wanted, voxels, dtype, progress)
-    linear, rest = split_linear(generator)
-    image = F.conv3d(torch.from_numpy(volume)[None, None], linear, padding=1)[0, 0].numpy()
-    if volume.size * TILE_BYTES[dtype] <= memory_bytes:
-        return image + compiled.in_tiles(volume, rest, wanted, volume.size, dtype, progress, tile_model)
-    return image + in_planes(volume, rest, wanted, memory_bytes, dtype, progress)
-
-
-def split_linear(generator: Generator) -> tuple[Tensor, Generator]:
-    """The generator as the sum of a 3x3x3 filter ``(1, 1, 3, 3, 3)`` and of a generator that lacks just that.
-
-    The reconstruction reads the first conv's maps, and both are linear. That part carries nearly the whole
-    image, so it is computed in float32. What the blocks add is small, and so are its errors in bfloat16.
-    """
-    width = generator.conv0.out_channels
-    read = generator.recon.weight[:, :width, 0, 0, 0]  # (1, 2k)
-    linear = torch.tensordot(read, generator.conv0.weight, dims=1)
-    rest = copy.deepcopy(generator)
-    rest.recon.weight[:, :width] = 0
-    return linear, rest
-
-
-#: Engines by name.
-ENGINES: dict[str, Engine] = {"torch": tiles, "openvino": openvino}
+def openvino_is_installed() -> bool:
+    """Whether the engine ``openvino`` can run."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def choose_engine(engine: str, generator: nn.Module) -> str:
     """The name of the engine that runs; ``"auto"`` is openvino on a CPU where that is installed, else torch.
 
     Raises:
-        ValueError: no such engine.
+        ValueError: no such engine, or one whose package is not installed.
     """
     if engine == "auto":
-        return "openvino" if compiled.AVAILABLE and device_of(generator).type == "cpu" else "torch"
+        return "openvino" if openvino_is_installed() and device_of(generator).type == "cpu" else "torch"
     if engine not in ENGINES:
         raise ValueError(
             f"super-resolve: engine must be 'auto' or one of {sorted(ENGINES)}, found {engine!r}"
         )
+    if engine == "openvino" and not openvino_is_installed():
+        raise ValueError("engine openvino: expected the package openvino, found none; ask for torch")
     return engine
 
 

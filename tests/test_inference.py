@@ -10,8 +10,9 @@ import torch
 from test_networks import trained  # noqa: F401  (a fixture)
 from torch import nn
 
-from sprl_utils import compiled, planes
+from sprl_utils import inference
 from sprl_utils.comparison import bench
+from sprl_utils.extras import compiled, planes
 from sprl_utils.inference import BYTES_PER_VOXEL, ENGINES, OVERHEAD_GIB, choose_engine, super_resolve, tiles
 from sprl_utils.networks import MODELS, Generator, cpu_multiplies_bf16, make_generator
 from sprl_utils.provenance import repo_root
@@ -188,9 +189,9 @@ def test_the_compiler_is_taken_on_a_cpu_where_it_is_installed(monkeypatch):
     assert choose_engine("auto", Generator().to("meta")) == "torch"
     with pytest.raises(ValueError, match="engine must be 'auto' or one of .*'torch'.*found 'magic'"):
         super_resolve(np.ones((4, 4, 4)), nn.Identity(), "magic")
-    monkeypatch.setattr(compiled, "AVAILABLE", False)
+    monkeypatch.setattr(inference, "openvino_is_installed", lambda: False)
     assert choose_engine("auto", Generator()) == "torch"
-    with pytest.raises(ValueError, match="expected the package and a network on a CPU, found no package"):
+    with pytest.raises(ValueError, match="expected the package openvino, found none; ask for torch"):
         super_resolve(np.ones((4, 4, 4)), Generator(), "openvino")
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from sprl_utils.compiled import Progress, compile_model, ov
-from sprl_utils.generator_graph import plane_model
+from sprl_utils.extras.compiled import Progress, compile_model, ov
+from sprl_utils.extras.generator_graph import plane_model
 from sprl_utils.networks import Generator
 from sprl_utils.tiles import Box, grow, plan_tiles, shrink, within
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.compiled import ops, ov
+from sprl_utils.extras.compiled import ops, ov
 from sprl_utils.networks import DenseUnit, Generator
 
 #: Memory in bytes per voxel of a tile (measured).

@@ -6,29 +6,23 @@ A network is converted in memory and compiled for one size of input, once per pr
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from sprl_utils.inference import Progress
 from sprl_utils.tiles import grow, halo_and_step, plan_tiles, same_size, shrink, within
 
-#: Whether OpenVINO is installed.
-AVAILABLE = importlib.util.find_spec("openvino") is not None
-if AVAILABLE:
-    # When OpenVINO is imported it sends usage data to its makers, unless this package is missing.
-    sys.modules.setdefault("openvino_telemetry", None)
-    import openvino as ov
-    from openvino import opset13 as ops
-else:
-    ov = ops = None
+# When OpenVINO is imported it sends usage data to its makers, unless this package is missing.
+sys.modules.setdefault("openvino_telemetry", None)
+import openvino as ov  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402, F401  for the graphs
 
-Progress = Callable[[Sequence], Iterable]
-Model = Callable[..., "ov.Model"]
+Model = Callable[..., ov.Model]
 #: What a converted network needs per voxel of a tile, over what it needs in torch in fp32 (measured).
 SHARE = {torch.float32: 0.45, torch.bfloat16: 0.25}
 #: Compiled graphs of this process, and how many are kept.
