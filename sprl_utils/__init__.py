@@ -5,7 +5,8 @@ The core is read in the order in which data flows:
 - manifest (which heads, which split), fetch (get their files), volumes (read and write), masks (head, brain);
 - kspace (LR from HR, data consistency), prepare (one subject as a folder), patches (training pairs);
 - networks (generator, discriminator), losses, training (schedule and both loops), checkpoints (resume);
-- inference (whole volumes), metrics, evaluation (tidy tables), figures;
+- inference (whole volumes; tiles, and compiled, generator_graph and planes for CPUs), metrics, evaluation
+  (tidy tables), figures;
 - files, profiles and provenance serve all of these.
 
 Rooms: ``original`` has the course project's ways, ``extras`` synthetic heads, measures of detail and shipped
