@@ -8,9 +8,9 @@ The core is read in the order in which data flows:
 - tiles and inference (whole volumes), metrics, evaluation (tidy tables), figures;
 - files, profiles and provenance serve all of these.
 
-Rooms: ``original`` has the course project's ways, ``extras`` synthetic heads, measures of detail, the compiled engine and shipped
-weights, ``comparison`` other networks and the benchmark, ``scans`` the command ``sprl``, ``grading`` the
-checks of the whole study. Imports go from right to left alone; `make test` enforces that.
+Rooms: ``original`` has the course project's ways, ``extras`` synthetic heads, measures of detail, the
+compiled engine and shipped weights, ``comparison`` other networks and the benchmark, ``scans`` the command
+``sprl``, ``grading`` the checks of the whole study. Imports go from right to left alone; `make test` enforces that.
 """
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ import torch
 
 from sprl_utils.comparison import ablation
 from sprl_utils.comparison.ablation import VARIANTS, Variant
-from sprl_utils.compiled import SHARE
+from sprl_utils.extras.compiled import SHARE
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.manifest import Subject
 from sprl_utils.networks import Generator, make_generator
