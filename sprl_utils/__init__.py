@@ -10,7 +10,8 @@ The core is read in the order in which data flows:
 
 Rooms: ``original`` has the course project's ways, ``extras`` synthetic heads, measures of detail, the
 compiled engine and shipped weights, ``comparison`` other networks and the benchmark, ``scans`` the command
-``sprl``, ``grading`` the checks of the whole study. Imports go from right to left alone; `make test` enforces that.
+``sprl``, ``grading`` the checks of the whole study. Imports go from right to left alone; `make test` enforces
+that.
 """
 
 __version__ = "0.1.0"
