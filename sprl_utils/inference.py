@@ -70,8 +70,7 @@ def super_resolve(
     was_training = generator.training
     generator.eval()
     try:
-        x = np.ascontiguousarray(volume[box])
-        restored = run(x, generator, wanted[box], memory_bytes, dtype, progress)
+        restored = run(volume[box].copy(), generator, wanted[box], memory_bytes, dtype, progress)
     finally:
         generator.train(was_training)
     result = volume.copy()

@@ -270,6 +270,7 @@ def test_a_bids_data_set_gets_derivatives(tmp_path, dataset, resolve, weights, c
     assert made["Weights"] == "identity" and made["WeightsSHA256"] == sha256(weights)
     assert made["CoarseAxes"] == [1, 2] and made["UpsamplingFactors"] == [1, 2, 2]
     assert made["MeasuredSamples"] == [12, 10, 14] and made["Precision"] in ("float32", "bfloat16")
+    assert made["Engine"] == "openvino"
     (source,) = made["Sources"]
     if output == "elsewhere":
         assert source == "sub-2/anat/sub-2_T1w.nii" and "DatasetLinks" not in told
