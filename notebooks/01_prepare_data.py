@@ -116,8 +116,10 @@ for ax in (left, right):
 #
 # The same lines work for any number of axes. From here on they are a function:
 
-
 # %% tags=["nbval-check-output"]
+tried = tuple(low)  # 61 and 15 samples
+
+
 def cut(image, kept):
     """Keep the central `kept` samples of k-space on each axis and fill the rest with zeros; complex."""
     spectrum = np.fft.fftshift(np.fft.fftn(image))
@@ -128,7 +130,7 @@ def cut(image, kept):
     return np.fft.ifftn(np.fft.ifftshift(zero_filled))
 
 
-print("the function gives the same:", all(np.allclose(cut(box, [kept]), low[kept]) for kept in low))
+print("the function gives the same:", all(np.allclose(cut(box, [kept]), low[kept]) for kept in tried))
 
 # %% [markdown]
 # ### The point spread function
