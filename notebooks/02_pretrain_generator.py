@@ -46,7 +46,7 @@ average = 0.95  # decay of the running average of the weights; 0: off
 model = "mDCSRN"  # a name in sprl_utils.networks.MODELS; sprl_utils.comparison.networks adds three others
 init = "edges"  # "edges", "identity" or the original project's "kaiming"
 start_weights = ""  # path of a generator to go on from (fine-tuning); empty: a new one
-edsr_steps = 8  # updates of EDSR, the network on the measured grid; 0: none
+edsr_steps = 16  # updates of EDSR, the network on the measured grid; 0: none
 edsr_model = "EDSR"  # "EDSR" where a quarter of k-space is kept on two axes, "EDSR_2x2" where half is
 edsr_start_weights = ""  # path of an EDSR to go on from; empty: a new one
 edsr_learning_rate = 0.0005  # of Adam
@@ -497,9 +497,10 @@ if edsr_steps:
     figures.save(figure, results / "figures" / "edsr_curves.png")
 
 # %% [markdown]
-# **What is to be seen.** The same three curves for EDSR, on its own validation boxes. They cannot be compared
-# with the curves above voxel by voxel, because the boxes differ; `04_evaluate` compares both networks on the
-# same whole heads.
+# **What is to be seen** (validation boxes). Unlike mDCSRN, EDSR does not start at the LR image. Its convs
+# start at random, which adds a grid of noise, so it begins far below the dashed line. It takes some hundred
+# steps to reach the line, which the smoke profile does not have. The boxes are not those of the curves above;
+# `04_evaluate` compares both networks on the same whole heads.
 
 # %%
 history.to_csv(results / "pretrain_history.csv", index=False)
