@@ -16,15 +16,15 @@
 #
 # A scan of lower resolution measures fewer samples of k-space, so we make one by throwing samples away.
 #
-# **Goals.** Know what k-space is and what a cut of it does to an image: blur, ringing, a lost sign. Make
-# pairs of low resolution (LR) and high resolution (HR) from real heads. See why a measured sample should be
-# kept.
-# **You need** numpy. No MR physics: each term is explained where it first comes up, and again in
-# `notebooks/glossary.md`.
-# **Inputs.** `data_manifest/*.csv` and the files it names.
-# **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
-# **Time.** Reading takes about 30 minutes. Running takes about 20 seconds on the smoke profile and a minute
-# on `demo`, downloads not counted.
+# - **Goals.** Know what k-space is and what a cut of it does to an image: blur, ringing, a lost sign. Make
+#   pairs of low resolution (LR) and high resolution (HR) from real heads. See why a measured sample should
+#   be kept.
+# - **You need.** Numpy, and no MR physics: each term is explained where it first comes up, and again in
+#   `notebooks/glossary.md`.
+# - **Inputs.** `data_manifest/*.csv` and the files it names.
+# - **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
+# - **Time.** Reading takes about 30 minutes. Running takes about 20 seconds on the smoke profile and a
+#   minute on `demo`, downloads not counted.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -95,7 +95,7 @@ for kept in (61, 15):  # odd: every frequency stays together with its mirror ima
     print(f"{kept} of {n} samples kept: values from {low[kept].min():.2f} to {low[kept].max():.2f}")
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 frequencies = np.arange(n) - n // 2
 left.semilogy(frequencies, 0.1 + np.abs(spectrum), ".", color="black", ms=3)
 right.plot(box, color="black", label="the box")
@@ -156,7 +156,7 @@ print(f"first zero after n / m = {n / m:.2f} voxels, width at half height {1.21 
 print(f"deepest side lobe: {psf.min() / psf.max():.0%} of the peak")
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained", sharey=True)
 for ax, distance in zip(axes, (0, 3, 7), strict=True):
     points = spike + (np.roll(spike, distance) if distance else 0)
     ax.vlines(np.flatnonzero(points) - centre, 0, 1, color="black", label="object")
@@ -165,7 +165,8 @@ for ax, distance in zip(axes, (0, 3, 7), strict=True):
     )
     ax.set(xlim=(-20, 27), xlabel="position (voxels)")
     ax.set_title(f"two points, {distance} voxels apart" if distance else "one point: the PSF")
-    ax.legend(loc="upper right")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+figures.save(figure, results / "figures" / "point_spread.png")
 
 # %% [markdown]
 # **What is to be seen** (made-up points; the curves are scaled so that the PSF's peak is 1). Left: the PSF,
@@ -182,7 +183,7 @@ for ax, distance in zip(axes, (0, 3, 7), strict=True):
 
 # %%
 signed = low[15]
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for name, signal, style in (("with its sign", signed, "-"), ("magnitude", np.abs(signed), "--")):
     left.plot(signal, style, label=name)
     right.semilogy(frequencies, 0.1 + np.abs(np.fft.fftshift(np.fft.fft(signal))), style, label=name)
@@ -289,7 +290,7 @@ panels = [
     ("LR", lr_plane, gray),
     ("LR - HR", lr_plane - plane, errors),
 ]
-figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.9), layout="constrained")
 for ax, (title, image, style) in zip(axes, panels, strict=True):
     drawn = ax.imshow(image.T, origin="lower", **style)
     ax.set(title=title, xticks=[], yticks=[])
@@ -386,7 +387,7 @@ print("no guess moved away from HR, and a second time changed nothing")
 
 # %%
 before, after = sr - plane, once - plane  # of the last guess
-figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.9), layout="constrained")
 for pair, error, title in zip((axes[:2], axes[2:]), (before, after), ("before", "after"), strict=True):
     pair[0].imshow(error.real.T, origin="lower", **errors)
     energy = np.log10(1 + np.abs(np.fft.fftshift(np.fft.fft2(error))))

@@ -16,15 +16,15 @@
 #
 # The densely connected generator first learns to bring LR patches close to HR, voxel by voxel.
 #
-# **Goals.** Know every layer of the paper's generator, count its parameters and how far it sees. Do one
-# training step by hand, then train it and watch it. Understand why L1 alone leaves an image blurred.
-# **You need** `01_prepare_data`, and a first acquaintance with convolutions. Terms are explained in
-# `notebooks/glossary.md`.
-# **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
-# **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`,
-# `examples/`.
-# **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile, and two to ten
-# minutes on `demo` with two cores.
+# - **Goals.** Know every layer of the paper's generator, count its parameters and how far it sees. Do one
+#   training step by hand, then train it and watch it. Understand why L1 alone leaves an image blurred.
+# - **You need.** `01_prepare_data`, and a first acquaintance with convolutions. Terms are explained in
+#   `notebooks/glossary.md`.
+# - **Inputs.** `runs/<profile>/prepared/` of `01_prepare_data`.
+# - **Outputs.** `runs/<profile>/pretrain/`: `generator.safetensors`, `checkpoint.pt`, `history.csv`,
+#   `examples/`.
+# - **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile, and two to
+#   ten minutes on `demo` with two cores.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -389,7 +389,7 @@ with torch.no_grad():
 
 # %%
 columns = {"LR, SR, HR": [x[0, 0], sr_slab[0, 0], hr_turned[slab]], **kept}
-figure, axes = plt.subplots(3, len(columns), figsize=(10, 5.4), layout="constrained")
+figure, axes = plt.subplots(3, len(columns), figsize=(9, 4.9), layout="constrained")
 for column, (name, images) in zip(axes.T, columns.items(), strict=True):
     for ax, image in zip(column, images, strict=True):
         middle = np.asarray(image)[len(image) // 2, 6:-6, 6:-6]  # without the rim that sees padding
@@ -440,7 +440,7 @@ print("L2 gives the mean of the truths, and L1 their median at each voxel")
 print("between the two edges L1 moved nothing:", torch.equal(edge_l1[12:20], ((place - 7) / 18)[12:20]))
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
 for ax, (case, (truths, blurred)) in zip(axes, cases.items(), strict=True):
     for i, truth in enumerate(truths):
         ax.step(place, truth, where="mid", color="0.6", label="" if i else "the truths")

@@ -17,14 +17,15 @@
 # A second network learns to tell SR from HR, and the generator learns to please it a little while staying
 # close to HR.
 #
-# **Goals.** Know what a Wasserstein distance is and how a network measures it. Do one step of the
-# discriminator D and one of the generator G by hand. Train a true WGAN-GP with the paper's schedule, and see
-# that G is trained.
-# **You need** `01_prepare_data` and `02_pretrain_generator`. Terms are explained in `notebooks/glossary.md`.
-# **Inputs.** `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`.
-# **Outputs.** `runs/<profile>/gan/`: both networks, checkpoint, history.
-# **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile and some minutes
-# on `demo`.
+# - **Goals.** Know what a Wasserstein distance is and how a network measures it. Do one step of the
+#   discriminator D and one of the generator G by hand. Train a true WGAN-GP with the paper's schedule, and
+#   see that G is trained.
+# - **You need.** `01_prepare_data` and `02_pretrain_generator`. Terms are explained in
+#   `notebooks/glossary.md`.
+# - **Inputs.** `runs/<profile>/prepared/`, `runs/<profile>/pretrain/generator.safetensors`.
+# - **Outputs.** `runs/<profile>/gan/`: both networks, checkpoint, history.
+# - **Time.** Reading takes about 30 minutes. Running takes half a minute on the smoke profile and some
+#   minutes on `demo`.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -137,7 +138,7 @@ assert abs(estimates[1.0][-1] / means_apart - 1) < 0.15
 print("slope 0.2 finds the distance within 15 %; slope 1 finds the distance of the means")
 
 # %%
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.5), layout="constrained")
 for ax in (left, middle):
     ax.plot(*hr_cloud.T, ".", color="tab:blue", label="HR")
     ax.plot(*sr_cloud.T, ".", color="tab:orange", label="SR")
@@ -159,7 +160,7 @@ for slope, found in estimates.items():
     right.plot(found, label=f"D with LeakyReLU {slope}")
 right.axhline(exact, color="black", ls="--", label="exact distance")
 right.axhline(means_apart, color="black", ls=":", label="distance of the means")
-right.set(title="D's estimate", xlabel="step of D", ylim=(0, 2.4))
+right.set(title="D's estimate", xlabel="step of D", ylim=(0, 2.9))
 right.legend(loc="upper right")
 figures.save(figure, results / "figures" / "two_clouds.png")
 
@@ -273,7 +274,7 @@ schedules = {
     f"this run, its first {min(gan_steps, end - first)} steps": (0, min(gan_steps, end - first), counters),
     f"the paper, steps {first:,} to {end:,}": (first, end, ()),
 }
-figure, axes = plt.subplots(2, 1, figsize=(10, 3.2), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(9, 3.2), layout="constrained")
 for ax, (title, (low, high, numbers)) in zip(axes, schedules.items(), strict=True):
     letters = np.array([training.gan_schedule(s, *numbers) for s in range(low, high)])
     for height, (network, colour) in enumerate({"D": "tab:blue", "G": "tab:orange"}.items()):

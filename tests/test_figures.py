@@ -8,10 +8,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_head, write_prepared
 
 from sprl_utils import figures
 from sprl_utils.evaluation import Reconstruction
+from sprl_utils.networks import Generator
 from sprl_utils.patches import Prepared, RandomPatches
 
 #: Edges of a voxel in mm, along x, y, z of the world.
@@ -193,3 +195,11 @@ def test_gains_have_one_point_per_head_and_method():
     for ax in figures.gains(pd.DataFrame(rows, columns=columns)).axes:
         points = [line.get_xdata() for line in ax.lines[:2]]
         assert [list(x) for x in points] == [[1.0, 1.0], [-0.5, -0.5]]
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 4), (8, 3, 2)])
+def test_the_drawn_network_reads_as_many_maps_as_the_real_one(shape):
+    convs = [m for m in Generator(*shape).modules() if isinstance(m, torch.nn.Conv3d)]
+    network, block = ({text.get_text() for text in ax.texts} for ax in figures.dense_network(*shape).axes)
+    assert {str(c.in_channels) for c in convs if c.kernel_size == (1, 1, 1)} <= network
+    assert {str(c.in_channels) for c in convs[1:] if c.kernel_size == (3, 3, 3)} <= block
