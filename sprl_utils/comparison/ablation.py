@@ -191,9 +191,10 @@ def _listed(settings: dict) -> str:
 def _score(head: Prepared, generator: nn.Module, stitching: str, memory_gib: float) -> dict:
     lr, hr = np.asarray(head.lr), np.asarray(head.hr)
     if stitching == "original":
-        sr, _ = original_super_resolve(lr, generator.eval())
+        sr, _ = original_super_resolve(lr.transpose(head.order), generator.eval())
+        sr = sr.transpose(np.argsort(head.order))
     else:
-        sr = super_resolve(lr, generator, memory_gib=memory_gib)
+        sr = super_resolve(lr, generator, memory_gib=memory_gib, order=head.order)
     return {
         "subject": head.meta["id"],
         **{name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS},
