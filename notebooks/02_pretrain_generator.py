@@ -352,7 +352,7 @@ chosen = [saved[i] for i in np.unique(np.linspace(0, len(saved) - 1, 5).round().
 number = np.argmax([validation.patch(i)[1].std() for i in range(validation_patches)])
 figure = figures.examples(
     {f"step {int(p.stem.split('_')[1]):,}": np.load(p) for p in chosen},
-    validation.subject(number).meta["affine"],
+    validation.subject(number).turned_affine,
 )
 figures.save(figure, results / "figures" / "pretrain_examples.png")
 

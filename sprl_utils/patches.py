@@ -45,6 +45,11 @@ class Prepared:
         return tuple(sorted(range(3), key=lambda axis: keep[axis] is not None))
 
     @property
+    def turned_affine(self) -> np.ndarray:
+        """Affine of a volume whose axes are in `order`, but for the origin of a patch of it."""
+        return np.array(self.meta["affine"])[:, [*self.order, 3]]
+
+    @property
     def is_cut_alike(self) -> bool:
         """Whether the last two axes of `order` kept the same share of k-space."""
         keep = self.meta["keep"]

@@ -46,6 +46,9 @@ def test_the_axes_that_were_cut_come_last(tmp_path):
     noise = np.random.default_rng(0).normal(5, 1, (40, 40, 40)).astype(np.float32)
     subject = write_prepared(tmp_path, "turned", "train", noise, keep=(0.25, 0.25, None))
     assert subject.order == (2, 0, 1)
+    voxel = np.array([3, 5, 7, 1])  # the same voxel as an index of the turned volume: one place in the world
+    turned = [*voxel[list(subject.order)], 1]
+    np.testing.assert_array_equal(subject.turned_affine @ turned, np.array(subject.meta["affine"]) @ voxel)
     lr, hr = RandomPatches([subject], (8, 16, 16), seed=0).patch(0)
     assert lr.shape == hr.shape == (8, 16, 16)
     rough = [np.diff(lr, axis=axis).std() / lr.std() for axis in range(3)]
