@@ -51,11 +51,7 @@ edsr_model = "EDSR"  # "EDSR" where a quarter of k-space is kept on two axes, "E
 edsr_start_weights = ""  # path of an EDSR to go on from; empty: a new one
 edsr_learning_rate = 0.0005  # of Adam
 edsr_batch_size = 2  # boxes per step
-edsr_edges = [
-    8,
-    16,
-    16,
-]  # edges of its training boxes on D, H, W, in voxels; D is the axis that is kept whole
+edsr_edges = [8, 16, 16]  # edges of its training boxes on D, H, W; D is the axis kept whole
 pretrain_every = 8  # steps between checkpoints, each with a look at the validation patches
 validation_patches = 4  # number of fixed validation cubes
 seed = 0  # of everything random

@@ -56,7 +56,7 @@ def test_bad_grid_settings_are_refused(heads):
 
 def test_a_volume_smaller_than_a_cube_is_refused(tmp_path):
     small = write_prepared(tmp_path, "tiny", "train", make_head((7, 20, 20)))
-    with pytest.raises(ValueError, match=r"tiny: .* at least 8 voxels .* found \(7, 20, 20\)"):
+    with pytest.raises(ValueError, match=r"tiny: .* at least \[8, 8, 8\] voxels .* found \[7, 20, 20\]"):
         GridPatches([small], 8, seed=0)
 
 
