@@ -329,11 +329,21 @@ def test_subjects_on_s3_are_listed_copied_once_and_checked(bucket, tmp_path, mon
     assert not [p for p in cache.rglob(".*")]
 
 
+def forget_credentials(bucket, tmp_path, monkeypatch) -> None:
+    """From here on nobody has credentials."""
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    bucket.clear_instance_cache()
+
+
 def test_a_public_bids_bucket_is_listed_and_copied_without_credentials(bucket, tmp_path, monkeypatch):
     """OpenNeuro's layout; who has no credentials can neither list nor read a bucket that asks for them."""
     root, head = "s3://openneuro/ds1", bucket.cat(address(IDS[0]))
     bucket.mkdir("openneuro")
     for name in (
+        "sub-01/anat/sub-01_part-imag_T1w",  # no magnitude image, and the first by name
         "sub-01/anat/sub-01_run-1_T1w",
         "sub-01/anat/sub-01_run-2_T1w",
         "sub-02/ses-1/anat/sub-02_ses-1_T1w",
@@ -343,11 +353,7 @@ def test_a_public_bids_bucket_is_listed_and_copied_without_credentials(bucket, t
         bucket.pipe(f"{root}/{name}", head)
     for key in bucket.find(root):
         bucket.chmod(key, "public-read")
-    for name in KEYS:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    bucket.clear_instance_cache()
+    forget_credentials(bucket, tmp_path, monkeypatch)
     assert main(["manifest", root, str(tmp_path / "signed.csv")]) == 1
     assert main(["manifest", root, str(tmp_path / "public.csv"), "--unsigned"]) == 0
     subjects = read_manifest(tmp_path / "public.csv")
@@ -357,11 +363,7 @@ def test_a_public_bids_bucket_is_listed_and_copied_without_credentials(bucket, t
 
 
 def test_no_credentials_and_no_server_are_said_in_a_line(bucket, tmp_path, monkeypatch, capsys):
-    for name in KEYS:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    bucket.clear_instance_cache()
+    forget_credentials(bucket, tmp_path, monkeypatch)
     assert main(["manifest", ROOT, str(tmp_path / "hcp.csv")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "expected a folder that may be listed, found" in error

@@ -18,6 +18,8 @@ from sprl_utils.volumes import lacks_content
 
 #: Gets one line for each file or folder that is left out, with the reason.
 Tell = Callable[[str], object]
+#: Where BIDS keeps anatomical images.
+ANATOMICAL = ("sub-*/anat", "sub-*/ses-*/anat")
 
 
 def find_subjects(
@@ -47,7 +49,7 @@ def find_subjects(
         return _s3_subjects(str(root).rstrip("/"), unsigned)
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob(VOLUME.format("*")))
-    bids = [image for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for image in _images(root, pattern)]
+    bids = [image for pattern in ANATOMICAL for image in _images(root, pattern)]
     pairs = _images(root, "HR")
     if hcp:
         found = [_local(p.parents[3].name, p) for p in _kept(hcp, tell)]
@@ -120,7 +122,7 @@ def _s3_subjects(root: str, unsigned: bool) -> list[Subject]:
     try:
         s3 = fsspec.filesystem("s3", anon=unsigned)
         names = [folder.rstrip("/").rsplit("/", 1)[-1] for folder in s3.ls(root, detail=False)]
-        patterns = ("sub-*/anat", "sub-*/ses-*/anat") if any(n.startswith("sub-") for n in names) else ()
+        patterns = ANATOMICAL if any(n.startswith("sub-") for n in names) else ()
         images = sorted(f"s3://{key}" for p in patterns for key in s3.glob(f"{root}/{p}/*_T1w.nii.gz"))
     except Exception as error:  # botocore has its own for each: no credentials, no bucket, no network
         raise FileNotFoundError(
@@ -129,7 +131,7 @@ def _s3_subjects(root: str, unsigned: bool) -> list[Subject]:
         ) from error
     source = "s3-unsigned" if unsigned else "s3"
     first: dict[str, str] = {}
-    for image in images:
+    for image in (i for i in images if not _no_t1w(Path(i))):
         first.setdefault(image.removeprefix(f"{root}/").split("/")[0], image)
     found = [Subject(Path(i).name[: -len("_T1w.nii.gz")], source, i, group=g) for g, i in first.items()]
     found += [replace(hcp_on_s3(root, i), source=source) for i in sorted(filter(str.isdigit, names))]
