@@ -8,7 +8,7 @@ enforced on its output. A third column, ``source_run``, is the profile of the ru
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,19 +104,30 @@ def _timed(function, *args, **kwargs) -> tuple[np.ndarray, float]:
     return function(*args, **kwargs), time.perf_counter() - start
 
 
-def regions(subject: Prepared) -> dict[str, np.ndarray | None]:
-    """Where methods are scored, as masks: whole volume (None), head, brain, inner brain, and the brain's box.
-
-    The inner brain is deeper than `INNER` voxels, where neither the brain's rim nor a loose mask counts. The
-    box is the brain's bounding box. A region without any voxel is left out.
-    """
-    brain = np.array(subject.brain)  # edt takes no read-only memory
+def _brain_box(subject: Prepared) -> np.ndarray:
+    """The brain's bounding box."""
+    brain = np.asarray(subject.brain)
     box = np.zeros_like(brain)
     for bounds in ndimage.find_objects(brain.astype(np.uint8)):
         box[bounds] = True
-    inner = edt(brain) > INNER
-    masks = {"head": np.asarray(subject.foreground), "brain": brain, "inner brain": inner, "brain box": box}
-    return {"whole": None} | {name: mask for name, mask in masks.items() if mask.any()}
+    return box
+
+
+#: Regions in which methods are scored, as masks; None is the whole volume. The inner brain is deeper than
+#: `INNER` voxels, where neither the brain's rim nor a loose mask counts.
+REGIONS: dict[str, Callable[[Prepared], np.ndarray | None]] = {
+    "whole": lambda subject: None,
+    "head": lambda subject: np.asarray(subject.foreground),
+    "brain": lambda subject: np.asarray(subject.brain),
+    "inner brain": lambda subject: edt(np.array(subject.brain)) > INNER,  # it takes no read-only memory
+    "brain box": _brain_box,
+}
+
+
+def regions(subject: Prepared, where: Sequence[str] = tuple(REGIONS)) -> dict[str, np.ndarray | None]:
+    """Those of `REGIONS` named in ``where``; one without any voxel is left out."""
+    masks = {name: make(subject) for name, make in REGIONS.items() if name in where}
+    return {name: mask for name, mask in masks.items() if mask is None or mask.any()}
 
 
 def score(
@@ -129,9 +140,9 @@ def score(
 
     Args:
         source_run: profile of the run whose weights and whose machine these are.
-        where: names of `regions`.
+        where: names out of `REGIONS`.
     """
-    masks = {name: mask for name, mask in regions(subject).items() if name in where}
+    masks = regions(subject, where)
     facts = {name: subject.meta[name] for name in ("group", "kind")}
     rows = []
     for one in made:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.tiles import Box, grow, halo_and_step, plan_tiles, shrink, within
+from sprl_utils.tiles import box_for, grow, halo_and_step, plan_tiles, shrink, within
 
 Progress = Callable[[Sequence], Iterable]
 #: ``engine(volume, generator, wanted, memory_bytes, dtype, progress)`` returns a volume of the same shape,
@@ -66,7 +66,7 @@ def super_resolve(
     run = engine if callable(engine) else ENGINES[choose_engine(engine, generator)]
     run = pkgutil.resolve_name(run) if isinstance(run, str) else run
     volume, wanted = volume.transpose(order), wanted.transpose(order)
-    box, memory_bytes = _needed(wanted, generator), (memory_gib - OVERHEAD_GIB) * 2**30
+    box, memory_bytes = box_for(wanted, *halo_and_step(generator)), (memory_gib - OVERHEAD_GIB) * 2**30
     was_training = generator.training
     generator.eval()
     try:
@@ -76,13 +76,6 @@ def super_resolve(
     result = volume.copy()
     result[box] = np.where(wanted[box], restored, volume[box])
     return np.ascontiguousarray(result.transpose(np.argsort(order)))
-
-
-def _needed(wanted: np.ndarray, generator: nn.Module) -> Box:
-    """The box that the network must read for all of ``wanted``; the whole volume where nothing is wanted."""
-    halo, step = halo_and_step(generator)
-    whole = tuple(slice(0, n) for n in wanted.shape)
-    return next((grow(box, halo, wanted.shape, step) for box in shrink([whole], wanted)), whole)
 
 
 # ---- engine torch ------------------------------------------------------------------------------------------

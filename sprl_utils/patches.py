@@ -136,6 +136,12 @@ class RandomPatches:
         draws = np.array([subject.meta.get("draw", 1.0) for subject in self.subjects])
         return None if np.ptp(draws) == 0 else np.cumsum(draws) / draws.sum()
 
+    def _place(self, rng: np.random.Generator, subject: Prepared) -> tuple[np.ndarray, np.ndarray]:
+        """First voxel of a patch around a random centre, and its edges, in the file's axis order."""
+        centres, size = subject.centres, edges_in_file_order(self.patch_size, subject)
+        centre = centres[rng.integers(len(centres))]
+        return np.clip(centre - size // 2, 0, np.array(subject.shape) - size), size
+
     def subject(self, index: int) -> Prepared:
         """The subject that patch number ``index`` is cut from."""
         return self._draw(index)[1]
@@ -143,9 +149,7 @@ class RandomPatches:
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR of patch number ``index``."""
         rng, subject = self._draw(index)
-        centres, size = subject.centres, edges_in_file_order(self.patch_size, subject)
-        centre = centres[rng.integers(len(centres))]
-        low = np.clip(centre - size // 2, 0, np.array(subject.shape) - size)
+        low, size = self._place(rng, subject)
         flip = tuple(np.flatnonzero(rng.integers(2, size=3))) if self.flips else ()
         lr, hr = (image.transpose(subject.order) for image in cut_pair(subject, low, size, flip))
         if self.swap and rng.integers(2) and subject.is_cut_alike:

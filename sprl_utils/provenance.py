@@ -96,15 +96,6 @@ def tune_process(threads: int | None = None) -> dict[str, Any]:
     return {"allocator_tuned": tuned, "flush_denormal": flush, "threads": torch.get_num_threads()}
 
 
-def release_memory() -> None:
-    """Give free memory back to the system, which a process tuned by `tune_process` does not do itself.
-
-    For between two pieces of work of different sizes, whose blocks would not fit into each other's places.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def environment(
     profile: Mapping[str, Any],
     inputs: Iterable[str | os.PathLike] = (),

@@ -92,6 +92,12 @@ def grow(box: Box, halo: int | Sequence[int], shape: Sequence[int], step: int | 
     return tuple(slice(max(b.start // s * s - h, 0), min(_up(b.stop, s) + h, n)) for b, h, n, s in edges)
 
 
+def box_for(wanted: np.ndarray, halo: int | Sequence[int], step: int | Sequence[int] = 1) -> Box:
+    """The box that must be read for all of ``wanted``; the whole volume where nothing is wanted."""
+    whole = tuple(slice(0, n) for n in wanted.shape)
+    return next((grow(box, halo, wanted.shape, step) for box in shrink([whole], wanted)), whole)
+
+
 def within(inner: Box, outer: Box) -> Box:
     """Where ``inner`` lies in an array of the voxels of ``outer``."""
     return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))

@@ -40,9 +40,11 @@ def compile_model(model: ov.Model, dtype: torch.dtype) -> ov.CompiledModel:
     return ov.Core().compile_model(model, "CPU", settings)
 
 
-def compiled(network: nn.Module, size: Sequence[int], dtype: torch.dtype, model: Model) -> ov.CompiledModel:
-    """The graph of ``model(network, *size)``, compiled the first time for these weights."""
-    key = (model, repr(network), _digest(network), *size, dtype, torch.get_num_threads())
+def compiled(
+    network: nn.Module, digest: str, size: Sequence[int], dtype: torch.dtype, model: Model
+) -> ov.CompiledModel:
+    """The graph of ``model(network, *size)``, compiled the first time for weights of this `_digest`."""
+    key = (model, digest, *size, dtype, torch.get_num_threads())
     if key not in GRAPHS:
         while len(GRAPHS) >= KEPT_GRAPHS:
             GRAPHS.pop(next(iter(GRAPHS)))
@@ -51,7 +53,8 @@ def compiled(network: nn.Module, size: Sequence[int], dtype: torch.dtype, model:
 
 
 def _digest(network: nn.Module) -> str:
-    found = hashlib.sha256()
+    """Hash of a network's structure and weights."""
+    found = hashlib.sha256(repr(network).encode())
     for name, tensor in network.state_dict().items():
         found.update(name.encode())
         found.update(tensor.detach().contiguous().numpy().tobytes())
@@ -76,10 +79,10 @@ def in_tiles(
     halo, step = halo_and_step(network)
     inner = shrink(plan_tiles(volume.shape, halo, max_voxels, step), wanted)
     outer = same_size([grow(box, halo, volume.shape, step) for box in inner], volume.shape, step)
-    restored = volume.copy()
+    restored, digest = volume.copy(), _digest(network)
     for box, read in progress(list(zip(inner, outer, strict=True))):
         x = volume[read][None, None]
-        graph = compiled(network, x.shape[2:], dtype, model or converted)
+        graph = compiled(network, digest, x.shape[2:], dtype, model or converted)
         restored[box] = graph(x)[0][0, 0][within(box, read)]
     for graph in GRAPHS.values():
         graph.release_memory()  # of features; a graph allocates it again when it runs

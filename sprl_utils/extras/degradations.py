@@ -57,11 +57,10 @@ class AnyPatches(RandomPatches):
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR of patch number ``index``."""
         rng, subject = self._draw(index)
-        size, shape = np.broadcast_to(self.patch_size, 3), np.array(subject.shape)
-        low = np.clip(subject.centres[rng.integers(len(subject.centres))] - size // 2, 0, shape - size)
+        low, size = self._place(rng, subject)
         thick, factors = bool(rng.integers(2)), self._factors(rng)
         factors = np.round(factors) if thick else factors
-        first, stop = np.maximum(low - MARGIN, 0), np.minimum(low + size + MARGIN, shape)
+        first, stop = np.maximum(low - MARGIN, 0), np.minimum(low + size + MARGIN, subject.shape)
         if thick:
             stop -= (stop - first) % factors.astype(int)
         hr = np.asarray(subject.hr[tuple(map(slice, first, stop))])

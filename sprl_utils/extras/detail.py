@@ -17,7 +17,7 @@ from torch import nn
 from sprl_utils.evaluation import METHOD, Reconstruction
 from sprl_utils.kspace import Keep, kept_samples, kept_slice
 from sprl_utils.patches import Prepared
-from sprl_utils.tiles import Box, grow, shrink
+from sprl_utils.tiles import box_for
 
 #: Width in voxels of HFEN's Laplacian of Gaussian, and its reach (Ravishankar & Bresler 2011: 1.5, 15x15).
 LOG_SIGMA, LOG_RADIUS = 1.5, 7
@@ -44,7 +44,7 @@ def score(
         where it is known what was cut.
     """
     hr, brain, keep = np.asarray(subject.hr), np.asarray(subject.brain), subject.meta["keep"]
-    near = _reached_from(brain, LOG_RADIUS)
+    near = box_for(brain, LOG_RADIUS)  # of all voxels that the filters read
     rows = []
     for one in made:
         method = dict(zip(METHOD, (one.network, one.data_consistency, source_run), strict=True))
@@ -57,12 +57,6 @@ def score(
             row["classifier_accuracy"] = two_sample_test(one.image, hr, brain, patches=patches, seed=seed)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _reached_from(mask: np.ndarray, radius: int) -> Box:
-    """The box of all voxels that a filter of ``radius`` reads for those in ``mask``."""
-    whole = tuple(slice(0, n) for n in mask.shape)
-    return next((grow(box, radius, mask.shape) for box in shrink([whole], mask)), whole)
 
 
 def hfen(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:

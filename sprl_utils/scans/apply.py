@@ -227,13 +227,12 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     images = []
     for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
         order = [a for a in range(3) if a not in pair] + list(pair)
-        margins = [(r, r) if a in plan.thick else (0, 0) for a, r in zip(order, reach, strict=True)]
-        turned, foreground = (
-            None if a is None else np.pad(a.transpose(order), margins, "symmetric") for a in (x, mask)
+        margins = [reach[order.index(axis)] if axis in plan.thick else 0 for axis in range(3)]
+        wide, foreground = (
+            None if a is None else np.pad(a, [(m, m) for m in margins], "symmetric") for a in (x, mask)
         )
-        sr = network(turned, foreground=foreground)
-        inside = tuple(slice(low, n - high) for (low, high), n in zip(margins, sr.shape, strict=True))
-        images.append(sr[inside].transpose(np.argsort(order)))
+        sr = network(wide, foreground=foreground, order=order)
+        images.append(sr[tuple(slice(m, n - m) for m, n in zip(margins, sr.shape, strict=True))])
     return sum(images) / np.float32(len(images))
 
 
