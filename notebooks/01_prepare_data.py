@@ -38,7 +38,7 @@ split_seed = 0  # seed of the "seeded" rule
 group_splits = {}  # leakage groups to put into another split than the manifest's, e.g. {"bb": "train"}
 keep = 0.25  # share of k-space samples kept on each degraded axis
 lr_recipe = "paper"  # "paper", or "original" with its defects
-fixed_scale = 0.0  # divide intensities by this; 0: the 99.5th percentile of the foreground
+fixed_scale = 0.0  # divide intensities by this; 0: such that the brain's median becomes 0.5
 synthetic_heads = 1  # heads made from the training heads' anatomy; 0: none
 synthetic_sources = []  # ids of the training heads they are made from, by turns; empty: all
 crop = [40, 64, 64]  # cut heads to a box around the brain's centre; empty: whole heads
@@ -248,7 +248,7 @@ facts = ["id", "split", "shape", "scale", "keep"]
 pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 
 # %% [markdown]
-# Intensities are divided by `scale`, the 99.5th percentile of the voxels above 0 unless `fixed_scale` is
+# Intensities are divided by `scale`, which brings the median of the brain to 0.5 unless `fixed_scale` is
 # given, and then **clipped** to 0 ... `prepare.CLIP`: vessels and scalp fat reach several times the brightest
 # tissue and would rule the loss. What is brighter is lost from HR, and so from LR, from what the networks
 # learn and from every score. In one head of the training split:

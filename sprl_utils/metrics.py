@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
-#: Volumes are divided by their intensity scale, so 1 is the bright end of tissue.
+#: Volumes are divided by their intensity scale, on which 1 is twice the median of the brain.
 DATA_RANGE = 1.0
 METRICS = ("psnr", "ssim", "nrmse")
 #: Edge of SSIM's uniform window in voxels (scikit-image's default).

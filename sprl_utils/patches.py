@@ -126,15 +126,13 @@ class RandomPatches:
     def _draw(self, index: int) -> tuple[np.random.Generator, Prepared]:
         """Random numbers of patch number ``index``, of which the first has chosen its subject."""
         rng = np.random.default_rng([self.seed, index])
-        if self._shares is None:
-            return rng, self.subjects[rng.integers(len(self.subjects))]
         return rng, self.subjects[np.searchsorted(self._shares, rng.random(), side="right")]
 
     @cached_property
-    def _shares(self) -> np.ndarray | None:
-        """Cumulated shares of the draws that each subject has; None where all have the same."""
-        draws = np.array([subject.meta.get("draw", 1.0) for subject in self.subjects])
-        return None if np.ptp(draws) == 0 else np.cumsum(draws) / draws.sum()
+    def _shares(self) -> np.ndarray:
+        """Cumulated shares of the draws that each subject has."""
+        draws = np.cumsum([subject.meta.get("draw", 1.0) for subject in self.subjects])
+        return draws / draws[-1]
 
     def _place(self, rng: np.random.Generator, subject: Prepared) -> tuple[np.ndarray, np.ndarray]:
         """First voxel of a patch around a random centre, and its edges, in the file's axis order."""

@@ -22,8 +22,8 @@ from sprl_utils.patches import Prepared
 from sprl_utils.provenance import known_sha256
 from sprl_utils.volumes import Volume, check_pair, read_volume
 
-#: HR is clipped here: vessels and scalp fat reach several times the brightest tissue and would rule the loss.
-CLIP = 1.2
+#: HR is clipped here, at four times the brain's median: vessels and scalp fat would rule the loss.
+CLIP = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Recipe:
 
     Args:
         keep: share (float) or number (int) of k-space samples kept on each degraded axis.
-        fixed_scale: divide intensities by this (4095 in the original project), or None for the 99.5th
-            percentile of the voxels above 0.
+        fixed_scale: divide intensities by this (4095 in the original project), or None for
+            `sprl_utils.masks.intensity_scale`.
         crop: edges of a box around the brain's centre to which the head is cut (smoke runs), or None.
     """
 
@@ -190,7 +190,7 @@ def load_prepared(out: Path, split: str) -> list[Prepared]:
 
 def volume_arrays(subject: Subject, hr: Volume, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict]:
     """HR, LR, masks and patch centres of a subject, and the facts to note with them."""
-    scale = recipe.fixed_scale or intensity_scale(hr.data)
+    scale = recipe.fixed_scale or intensity_scale(hr.data, hr.voxel_size)
     foreground, brain = head_masks(hr.data, hr.voxel_size)
     box = _box_around(brain, recipe.crop, subject.id) if recipe.crop else (slice(0, None),) * 3
     raw, foreground = hr.data[box], foreground[box]

@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from sprl_utils.kspace import truncate_kspace
 from sprl_utils.masks import _from_grid, foreground_mask, head_masks, intensity_scale
-
-
-def test_intensity_scale_ignores_air():
-    data = np.zeros(2001, np.float32)
-    data[:1001] = np.arange(1001)
-    data[-5:] = -3
-    assert intensity_scale(data) == pytest.approx(np.percentile(np.arange(1, 1001), 99.5))
-    with pytest.raises(ValueError, match="expected voxels above 0, found none"):
-        intensity_scale(-np.ones(5))
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +15,27 @@ def head():
     radius = np.sqrt((x - 90) ** 2 + (y - 85) ** 2 + (z - 87) ** 2)
     data = np.select([radius < 62, radius < 70, radius < 82], [100, 15, 120], 0).astype(np.float32)
     return radius, np.abs(data + np.random.default_rng(0).normal(0, 3, data.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("keep", [None, 0.5, 0.25, 0.2])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_the_brain_lies_at_one_half_on_every_head_sharp_or_not(head, stripped, keep):
+    radius, data = head
+    data = np.where(radius < 62, data, 0) if stripped else data  # the brain is 100
+    assert intensity_scale(truncate_kspace(data, [None, keep, keep]), (2.5,) * 3) == pytest.approx(
+        200, rel=0.03
+    )
+
+
+def test_the_intensity_scale_of_what_is_no_head():
+    block = np.zeros((40, 40, 40), np.float32)
+    block[10:30, 10:30, 10:30] = 7
+    assert intensity_scale(block) == pytest.approx(14, rel=0.1)
+    assert intensity_scale(np.full((9, 8, 7), 3.0)) == pytest.approx(6)  # a crop without air
+    shell = np.where(np.linalg.norm(np.indices((60,) * 3) - 30, axis=0) // 5 == 4, 7.0, 0)
+    assert intensity_scale(shell) > 0
+    with pytest.raises(ValueError, match="expected voxels above 0, found none"):
+        intensity_scale(-np.ones((5, 5, 5)))
 
 
 def test_foreground_is_the_head(head):

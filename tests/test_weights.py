@@ -21,15 +21,15 @@ DEMO = Path(__file__).parents[1] / "results" / "demo"
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A repository in which the run without colin27 is finished (with the demo's numbers)."""
+    """A repository in which mDCSRN's run of the study is finished (with the demo's numbers)."""
     torch.manual_seed(0)
-    made = "runs/study_colin27/pretrain/generator.safetensors"
+    made = "runs/study_4x4/pretrain/generator.safetensors"
     save_weights(Generator(), tmp_path / made)
     (tmp_path / "results").mkdir()
-    results = Path(shutil.copytree(DEMO, tmp_path / "results/study_colin27"))
+    results = Path(shutil.copytree(DEMO, tmp_path / "results/study_4x4"))
     scores = pd.read_csv(results / "metrics.csv")
-    own = scores[scores["source_run"] == "demo"].assign(source_run="study_colin27")
-    others = scores[scores["source_run"] == "study_bb"]  # stays in the table, and is not this run's score
+    own = scores[scores["source_run"] == "demo"].assign(source_run="study_4x4")
+    others = scores[scores["source_run"] != "demo"]  # stays in the table, and is not this run's score
     pd.concat([others, own]).to_csv(results / "metrics.csv", index=False)
     facts = json.loads((results / "02_environment.json").read_text())
     facts["outputs"] = {made: sha256(tmp_path / made)}
@@ -41,7 +41,7 @@ def test_the_card_says_what_the_run_wrote(root, tmp_path):
     folder = tmp_path / "weights"
     card = weights.take_over(root, folder)
     (entry,) = card.values()
-    file = folder / "mDCSRN_4x4_without_colin27.safetensors"
+    file = folder / "mDCSRN_4x4.safetensors"
     assert json.loads((folder / "card.json").read_text()) == card and list(card) == [file.name]
     assert entry["sha256"] == sha256(file) and entry["trained_on"] == ["oasis", "cn200"]
     load_generator(file)
@@ -57,7 +57,7 @@ def test_the_card_says_what_the_run_wrote(root, tmp_path):
         gain = psnr - scores[head, region, "zero-filled", False]
         assert row["psnr_over_zero_filled"] == pytest.approx(gain, abs=1e-4)
     brain = rows["colin27", "brain", False]["psnr_over_zero_filled"]
-    assert f"colin27, brain: {brain:+.2f} dB" in (folder / "README.md").read_text()
+    assert f"colin27: {brain:+.2f} dB" in (folder / "README.md").read_text()
 
 
 def test_weights_whose_run_is_elsewhere_stay(root, tmp_path):
@@ -80,8 +80,8 @@ def test_the_card_knows_a_training_head_by_its_voxels_also_where_its_file_is_not
 
 def test_weights_of_another_run_get_no_card(root, tmp_path):
     torch.manual_seed(1)
-    save_weights(Generator(), root / "runs/study_colin27/pretrain/generator.safetensors")
-    with pytest.raises(ValueError, match="expected sha256 .* of profile study_colin27, found [0-9a-f]{64}"):
+    save_weights(Generator(), root / "runs/study_4x4/pretrain/generator.safetensors")
+    with pytest.raises(ValueError, match="expected sha256 .* of profile study_4x4, found [0-9a-f]{64}"):
         weights.take_over(root, tmp_path / "weights")
 
 
@@ -91,12 +91,12 @@ def test_held_out_rows_stand_beside_the_same_heads_alone(root):
     scores.loc[moved, "psnr"] += 0.01  # another LR
     rows = weights.held_out_rows(scores, root / "results")
     assert set(rows["subject"]) == {"colin27", "bb2"}
-    assert set(rows["network"]) == {"mDCSRN"} and set(rows["source_run"]) == {"study_colin27"}
+    assert set(rows["network"]) == {"mDCSRN"} and set(rows["source_run"]) == {"study_4x4"}
     assert set(rows.columns) >= set(scores.columns) and rows["seconds"].isna().all()
     assert len(rows) == 8  # two heads, two regions, with and without data consistency
     own = scores.query("subject == 'bb2' and network == 'mDCSRN'")["psnr"]
     assert list(rows.query("subject == 'bb2'")["psnr"]) == list(own)
-    assert weights.held_out_rows(scores, root / "results", "study_colin27").empty  # its own
+    assert weights.held_out_rows(scores, root / "results", "study_4x4").empty  # its own
     assert weights.held_out_rows(scores, root / "nowhere").empty
 
 
@@ -110,9 +110,9 @@ def test_a_name_is_of_shipped_weights_and_a_path_of_ones_own(monkeypatch, tmp_pa
 
 def test_a_name_that_is_not_there_tells_those_that_are(monkeypatch, root, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match="there are none, train your own; found no 'mDCSRN_4x4'"):
+    with pytest.raises(FileNotFoundError, match="there are none, train your own; found no 'EDSR_4x4'"):
         weights.shipped()
     weights.take_over(root, tmp_path / "weights")
-    with pytest.raises(FileNotFoundError, match="there are mDCSRN_4x4_without_colin27; found no 'mine'"):
+    with pytest.raises(FileNotFoundError, match="there are mDCSRN_4x4; found no 'mine'"):
         weights.shipped("mine")
-    assert weights.shipped("mDCSRN_4x4_without_colin27").is_file()
+    assert weights.shipped("mDCSRN_4x4").is_file()

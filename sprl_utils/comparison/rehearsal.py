@@ -24,6 +24,7 @@ from sprl_utils.fetch import fetch
 from sprl_utils.files import atomic_write
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import intensity_scale
+from sprl_utils.prepare import CLIP
 from sprl_utils.profiles import read_profile
 from sprl_utils.provenance import environment, repo_root, write_json
 from sprl_utils.volumes import read_volume
@@ -98,7 +99,7 @@ def _sources(root: Path) -> list[np.ndarray]:
     """The demo's two sharpest heads without noise, on their intensity scale."""
     heads = [s for s in read_manifest(root / "data_manifest" / "demo.csv") if s.id in ("colin27", "oasis")]
     volumes = [read_volume(fetch(s, root / "runs" / "cache")[0], s.id).data for s in heads]
-    return [np.clip(v / intensity_scale(v), 0, 1.2) for v in volumes]
+    return [np.clip(v / intensity_scale(v), 0, CLIP) for v in volumes]
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
 """Weights that come with the package, and the card that says what they are.
 
-For each reduction of k-space one generator for use, trained on all people, and one without each of the two
-people, by which that recipe is judged. ``python -m sprl_utils.extras.weights`` takes them from the
-study's runs.
+For each reduction of k-space there are mDCSRN and EDSR. Both learned from all training people, and the test
+people have judged them. ``python -m sprl_utils.extras.weights`` takes them from the study's runs.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,22 +24,19 @@ from sprl_utils.volumes import read_volume, voxels_sha256
 FOLDER = Path(__file__).with_name("weights")
 #: The card without its table.
 TEMPLATE = Path(__file__).with_name("card.md")
-#: Profile of the study -> the name that its generator is shipped by.
+#: Name of the shipped weights -> profile of the study, and folder of the training run. The name begins with
+#: the network's in the tables.
 STUDIES = {
-    "study_all": "mDCSRN_4x4",
-    "study_colin27": "mDCSRN_4x4_without_colin27",
-    "study_bb": "mDCSRN_4x4_without_bb",
-    "study_all_2x2": "mDCSRN_2x2",
-    "study_colin27_2x2": "mDCSRN_2x2_without_colin27",
-    "study_bb_2x2": "mDCSRN_2x2_without_bb",
+    "EDSR_4x4": ("study_4x4", "edsr"),
+    "mDCSRN_4x4": ("study_4x4", "pretrain"),
+    "EDSR_2x2": ("study_2x2", "edsr"),
+    "mDCSRN_2x2": ("study_2x2", "pretrain"),
 }
-#: The network, in the column of that name, that is shipped.
-NETWORK = "mDCSRN"
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
 SAME_LR = 1e-3
 
 
-def shipped(name: str = "mDCSRN_4x4") -> Path:
+def shipped(name: str = "EDSR_4x4") -> Path:
     """Path of shipped weights.
 
     Raises:
@@ -71,7 +68,7 @@ def read_card(folder: Path = FOLDER) -> dict[str, dict]:
 
 
 def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.DataFrame:
-    """What shipped weights score on the heads of ``scores``, from the study's run without that person.
+    """What shipped weights score on the heads of ``scores``, from the study's runs.
 
     Args:
         scores: rows of `sprl_utils.evaluation.score`.
@@ -85,14 +82,15 @@ def held_out_rows(scores: pd.DataFrame, results: Path, profile: str = "") -> pd.
     """
     lr = _psnr_of_lr(scores)
     found = [scores.head(0)]
-    for study in STUDIES:
+    for study in sorted({study for study, _ in STUDIES.values()}):
         path = results / study / "metrics.csv"
         if study == profile or not path.exists():
             continue
         theirs = pd.read_csv(path)
         apart = (_psnr_of_lr(theirs) - lr).abs()
         same = pd.MultiIndex.from_frame(theirs[apart.index.names]).isin(apart.index[apart < SAME_LR])
-        found.append(theirs[same & _own(theirs, study)].assign(seconds=np.nan))
+        own = pd.concat([_own(theirs, name) for name in STUDIES], axis=1).any(axis=1)
+        found.append(theirs[same & own].assign(seconds=np.nan))
     return pd.concat(found, ignore_index=True)
 
 
@@ -101,19 +99,25 @@ def _psnr_of_lr(scores: pd.DataFrame) -> pd.Series:
     return scores[scores["network"] == "zero-filled"].set_index(["subject", "region"])["psnr"]
 
 
-def _own(scores: pd.DataFrame, run: str) -> pd.Series:
-    """Rows of the run's own `NETWORK`; its tables may also hold those of other runs."""
-    return (scores["network"] == NETWORK) & (scores["source_run"] == run)
+def _own(scores: pd.DataFrame, name: str) -> pd.Series:
+    """Rows of the shipped weights ``name``; a run's table also holds other methods and other runs."""
+    profile, _ = STUDIES[name]
+    return (scores["network"] == network_of(name)) & (scores["source_run"] == profile)
 
 
-def _held_out(path: Path, run: str) -> list[dict]:
-    """PSNR (dB) and SSIM of a run on each test head and region, and how far above zero-filled LR."""
+def network_of(name: str) -> str:
+    """The network's name in the tables."""
+    return name.split("_")[0]
+
+
+def _held_out(path: Path, name: str) -> list[dict]:
+    """PSNR (dB) and SSIM of weights on each test head and region, and how far above zero-filled LR."""
     if not path.exists():
         return []
     scores, keys = pd.read_csv(path), ["head", "region"]
     scores = scores.rename(columns={"subject": "head"})
     lr = scores[scores["network"] == "zero-filled"].set_index(keys)[["psnr", "ssim"]]
-    rows = scores[_own(scores, run)].sort_values("data_consistency", kind="stable").set_index(keys)
+    rows = scores[_own(scores, name)].sort_values("data_consistency", kind="stable").set_index(keys)
     over = (rows[lr.columns] - lr.loc[rows.index]).add_suffix("_over_zero_filled")
     facts = rows[["network", "data_consistency"]]
     return pd.concat([rows[lr.columns], over, facts], axis=1).round(6).reset_index().to_dict("records")
@@ -122,24 +126,29 @@ def _held_out(path: Path, run: str) -> list[dict]:
 # ---- the card -----------------------------------------------------------------------------------------
 
 
-def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str] | None = None) -> dict:
+def describe(name: str, results: Path, weights: Path, known: Mapping[str, str] | None = None) -> dict:
     """One entry of the card, from what the run wrote into ``results/<profile>/``.
 
     Args:
+        name: of the shipped weights.
         known: hashes of heads from an earlier card, for those of voxels whose files are not here.
 
     Raises:
         ValueError: the run left no results, or the weights are not those that it wrote.
     """
+    profile, run = STUDIES[name]
     folder = results / profile
     if not (folder / "02_environment.json").is_file():
         raise ValueError(f"profile {profile}: expected what its run wrote in {folder}, found nothing of it")
     files = (folder / f"{stage}_environment.json" for stage in ("01", "02"))
     prepared, trained = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    expected, found = trained["outputs"][f"runs/{profile}/pretrain/generator.safetensors"], sha256(weights)
+    expected, found = trained["outputs"][f"runs/{profile}/{run}/generator.safetensors"], sha256(weights)
     if found != expected:
         raise ValueError(f"{weights}: expected sha256 {expected} of profile {profile}, found {found}")
     heads, settings, cpu = prepared["profile"]["heads"], trained["profile"], trained["cpu"]
+    if run == "edsr":
+        plan = settings["edsr"]
+        settings = settings | plan["settings"] | {"patch_size": plan["patches"]["patch_size"]}
     trained_on = [head for head, split in heads.items() if split == "train"]
     commit = trained["git"]["commit"] or "unknown"  # an archive without git
     return {
@@ -152,10 +161,9 @@ def describe(profile: str, results: Path, weights: Path, known: Mapping[str, str
         "trained_on_sha256": _hashes(trained_on, prepared["inputs"], results.parent, known or {}),
         "synthetic_heads": prepared["profile"]["synthetic_heads"],
         "steps": settings["steps"],
-        "goes_on_from": [path for path in trained["inputs"] if path.endswith(".safetensors")],
-        "cubes": f"{settings['batch_size']} of {settings['patch_size']} voxels",
+        "patches": f"{settings['batch_size']} of {settings['patch_size']} voxels",
         "seed": settings["seed"],
-        "held_out": _held_out(folder / "metrics.csv", profile),
+        "held_out": _held_out(folder / "metrics.csv", name),
     }
 
 
@@ -177,12 +185,11 @@ def as_markdown(card: Mapping[str, dict]) -> str:
     table = pd.DataFrame(
         {
             "weights": name,
-            "trained on": ", ".join(entry["trained_on"]),
+            "trained on": _by_set(entry["trained_on"]),
             "synthetic heads": entry["synthetic_heads"],
-            "steps": f"{entry['steps']:,}"
-            + "".join(f", from {Path(p).parts[1]}" for p in entry["goes_on_from"]),
-            "held out": _gains(entry["held_out"], data_consistency=False),
-            "held out, with data consistency": _gains(entry["held_out"], data_consistency=True),
+            "steps": f"{entry['steps']:,}",
+            "held out, in the brain": _gains(entry["held_out"], data_consistency=False),
+            "held out, in the brain, with data consistency": _gains(entry["held_out"], data_consistency=True),
         }
         for name, entry in card.items()
     )
@@ -190,14 +197,25 @@ def as_markdown(card: Mapping[str, dict]) -> str:
     return TEMPLATE.read_text(encoding="utf-8").format(table=rows)
 
 
+def data_set(head: str) -> str:
+    """The data set of a head, by which its id begins."""
+    return head.split("_")[0]
+
+
+def _by_set(heads: Sequence[str]) -> str:
+    """Data sets and how many heads of each, as text."""
+    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in Counter(map(data_set, heads)).items())
+
+
 def _gains(rows: Sequence[dict], data_consistency: bool) -> str:
-    gains = (
-        f"{row['head']}, {row['region']}: {row['psnr_over_zero_filled']:+.2f} dB, "
-        f"{row['ssim_over_zero_filled']:+.3f}"
-        for row in rows
-        if row["data_consistency"] == data_consistency
-    )
-    return "; ".join(gains) or "nobody"
+    """Mean PSNR and SSIM over zero-filled LR per data set, as text."""
+    gains = pd.DataFrame([row for row in rows if row["data_consistency"] == data_consistency])
+    if gains.empty:
+        return "nobody"
+    gains = gains[gains["region"] == "brain"]
+    columns = ["psnr_over_zero_filled", "ssim_over_zero_filled"]
+    means = gains.groupby(gains["head"].map(data_set), sort=False)[columns].mean()
+    return "; ".join(f"{name}: {psnr:+.2f} dB, {ssim:+.3f}" for name, psnr, ssim in means.itertuples())
 
 
 def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
@@ -210,17 +228,17 @@ def take_over(root: Path, folder: Path = FOLDER) -> dict[str, dict]:
     """
     card, before = {}, read_card(folder)
     folder.mkdir(exist_ok=True)
-    for profile, name in STUDIES.items():
-        source = root / "runs" / profile / "pretrain" / "generator.safetensors"
+    for name, (profile, run) in STUDIES.items():
+        source = root / "runs" / profile / run / "generator.safetensors"
         target = folder / f"{name}.safetensors"
         known = before.get(target.name, {}).get("trained_on_sha256")
         if source.exists():
             load_generator(source)
-            card[target.name] = describe(profile, root / "results", source, known)
+            card[target.name] = describe(name, root / "results", source, known)
             with atomic_write(target) as beside:
                 shutil.copyfile(source, beside)
         elif target.exists():
-            card[target.name] = describe(profile, root / "results", target, known)
+            card[target.name] = describe(name, root / "results", target, known)
     write_json(folder / "card.json", card)
     write_atomically(folder / "README.md", as_markdown(card))
     return card

@@ -29,7 +29,7 @@ import yaml
 from sprl_utils import metrics
 from sprl_utils.comparison import ablation
 from sprl_utils.evaluation import METHOD, reconstruct, score
-from sprl_utils.extras.weights import NETWORK
+from sprl_utils.extras.weights import network_of
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
 from sprl_utils.grading.reproduction import SPREAD, committed, verdict
@@ -236,16 +236,16 @@ def _stated_metrics(root: Path) -> str:
     card = {name: entry for name, entry in _json(root / WEIGHTS / "card.json").items() if entry["held_out"]}
     if not card:
         raise NotApplicable("no shipped weights with metrics of their own")
-    listed = {s.id: s for s in read_manifest(root / "data_manifest/demo.csv")}
+    listed = {s.id: s for s in read_manifest(root / "data_manifest/people.csv")}
     for name, entry in card.items():
         stated = pd.DataFrame(entry["held_out"])
         subjects = [listed[head] for head in stated["head"].unique()]
         files = fetch_all(subjects, root / "runs" / "cache", stop_at_failure=True)
-        generator = channels_last(load_generator(root / WEIGHTS / name)).eval()
+        generator, network = channels_last(load_generator(root / WEIGHTS / name)).eval(), network_of(name)
         with tempfile.TemporaryDirectory() as out:
             heads = prepare_all(subjects, files, Path(out), Recipe(entry["keep"]), stop_at_failure=True)
-            found = pd.concat(score(h, reconstruct(h, {NETWORK: generator})) for h in heads)
-        found = found[found["network"] == NETWORK].rename(columns={"subject": "head"})
+            found = pd.concat(score(h, reconstruct(h, {network: generator})) for h in heads)
+        found = found[found["network"] == network].rename(columns={"subject": "head"})
         both = stated.merge(found, "left", ["head", "region", "data_consistency"], suffixes=("", "_again"))
         off = {m: float((both[f"{m}_again"] - both[m]).abs().max(skipna=False)) for m in ("psnr", "ssim")}
         off = {m: round(value, 5) for m, value in off.items()}

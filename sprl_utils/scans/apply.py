@@ -64,7 +64,7 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
-        return "mDCSRN_2x2" if max(self.factors) < HALF else "mDCSRN_4x4"
+        return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
@@ -191,7 +191,7 @@ def sharpen(
     """
     floor = np.float32(min(0, scan.data.min()))  # CT, z-scored MR: air counts as 0, as in a magnitude image
     coarse = scan.data - floor
-    scale = np.float32(intensity_scale(coarse))
+    scale = np.float32(intensity_scale(coarse, scan.voxel_size))
     coarse = coarse / scale
     fine = np.abs(resample(coarse, plan.shape))
     head = head_with_margin(fine, on_grid(scan, plan.shape, fine).voxel_size) if skip_air else None

@@ -176,7 +176,7 @@ def _view(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     sr, hr = read_scan(args.sr), read_scan(args.hr)
     check_pair(args.sr.name, hr, sr, "SR")
-    scale = np.float32(intensity_scale(hr.data))
+    scale = np.float32(intensity_scale(hr.data, hr.voxel_size))
     for name in metrics.METRICS:
         print(f"{name}: {getattr(metrics, name)(sr.data / scale, hr.data / scale):.4f}")
     return 0

@@ -1,8 +1,7 @@
-"""Thick slices and large voxels, which the weights never learned from: is the network above a cubic spline?
+"""Thick slices and large voxels: is the network above a cubic spline?
 
-``python -m sprl_utils.scans.thick`` averages the voxels of the demo's test heads in a box in their middle,
-lets `sprl_utils.scans.apply` bring them back with weights that have not seen the person, and writes
-``results/thick/``.
+``python -m sprl_utils.scans.thick`` averages the voxels of test people in a box in their middle, lets
+`sprl_utils.scans.apply` bring them back with the shipped weights, and writes ``results/thick/``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from scipy import ndimage
 
 from sprl_utils import metrics
 from sprl_utils.extras.degradations import averaged
-from sprl_utils.extras.weights import NETWORK, STUDIES, shipped
+from sprl_utils.extras.weights import STUDIES, network_of, shipped
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_atomically
 from sprl_utils.kspace import resample
@@ -35,30 +34,32 @@ from sprl_utils.volumes import Volume, read_volume
 CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
 #: A box that all factors divide; it holds most of the brain, scalp and air.
 BOX = (120, 160, 120)
-#: Test head -> ending of the weights that have not seen the person.
-HEADS = {"colin27": "without_colin27", "bb1": "without_bb"}
+#: Test people: a sharp whole head, a noisy one, and two brains.
+HEADS = ("colin27", "ds000011_sub-05", "ds002748_sub-06", "ds002748_sub-26")
 
 
-def compare(head: Volume, factors: Sequence[int], ending: str) -> list[dict]:
+def compare(head: Volume, factors: Sequence[int]) -> list[dict]:
     """One row per method and region: a head averaged, and brought back to its own grid."""
     box = central_box(head.data.shape, BOX)
-    hr = np.clip(head.data / np.float32(intensity_scale(head.data)), 0, CLIP)[box]
+    hr = np.clip(head.data / np.float32(intensity_scale(head.data, head.voxel_size)), 0, CLIP)[box]
     low = averaged(hr, factors)
     scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
     plan = make_plan(scan, upsample=factors)
-    weights = f"{plan.weights}_{ending}"
-    generator = channels_last(load_generator(shipped(weights)))
+    generator, network = channels_last(load_generator(shipped(plan.weights))), network_of(plan.weights)
     dtype = torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
-    study = next(profile for profile, name in STUDIES.items() if name == weights)
     spline = ndimage.zoom(low, factors, order=3, mode="nearest", grid_mode=True)
     zero_filled = np.clip(resample(low, hr.shape), low.min(), low.max())
     sharper = sharpen(scan, plan, generator, dtype=dtype)[0].data
-    images = (("cubic", "thick", spline), ("zero-filled", "thick", zero_filled), (NETWORK, study, sharper))
+    images = (
+        ("cubic", "thick", spline),
+        ("zero-filled", "thick", zero_filled),
+        (network, STUDIES[plan.weights][0], sharper),
+    )
     masks = {"box": None, "brain": head_masks(head.data, head.voxel_size)[1][box]}
     rows = []
-    for network, run, image in images:
-        facts = {"averaged": " ".join(map(str, factors)), "network": network}
-        facts |= {"data_consistency": network == NETWORK, "source_run": run}
+    for method, run, image in images:
+        facts = {"averaged": " ".join(map(str, factors)), "network": method}
+        facts |= {"data_consistency": method == network, "source_run": run}
         rows += [facts | row for row in metrics.evaluate(image, hr, masks)]
     return rows
 
@@ -68,13 +69,13 @@ def main() -> None:
     tune_process()
     root = repo_root()
     out = root / "results" / "thick"
-    subjects = [s for s in read_manifest(root / "data_manifest" / "demo.csv") if s.id in HEADS]
+    subjects = [s for s in read_manifest(root / "data_manifest" / "people.csv") if s.id in HEADS]
     files = fetch_all(subjects, root / "runs" / "cache")
     rows: list[dict] = []
     for subject in (s.id for s in subjects if s.id in files):
         head = read_volume(files[subject], subject)
         for factors in CASES:
-            rows += [{"subject": subject} | row for row in compare(head, factors, HEADS[subject])]
+            rows += [{"subject": subject} | row for row in compare(head, factors)]
             write_atomically(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
             print(pd.DataFrame(rows[-6:]).round(4).to_string(index=False), flush=True)
     inputs = [Path(p) for paths in files.values() for p in paths]
