@@ -14,15 +14,19 @@
 # %% [markdown]
 # # Evaluate: is the sharper image also the truer one?
 #
-# Every method on the test heads: three interpolations, zero-filled LR, mDCSRN, mDCSRN-GAN and EDSR, and each
-# of these networks with the measured part of k-space restored.
+# Every network meets heads that nobody trained on, and each claim about it gets a picture, a number and an
+# interval.
 #
-# **Goals.** Merged volumes without seams; PSNR, SSIM and NRMSE per head; measures that tell sharp from right;
-# pictures that show where the errors are.
-# **Inputs.** `runs/<profile>/` of the notebooks before.
-# **Outputs.** `results/<profile>/`: `metrics.csv`, `summary.csv`, `table.md`, `detail.csv`, `rescan.csv`,
-# `figures/`; volumes in the input's own units in `runs/<profile>/sr/`.
-# **Time.** A minute on the smoke profile; one to four minutes per head with two cores.
+# - **Goals.** Merge whole volumes without seams. See where the errors are before reading any score. Know how
+#   PSNR, HFEN and Fourier shell correlation answer to a blurred, a sharpened and a noisy image. Tell restored
+#   detail from invented detail.
+# - **You need.** Notebooks 01 to 03, which prepare the heads and train the networks.
+# - **Inputs.** `runs/<profile>/` of the notebooks before.
+# - **Outputs.** `results/<profile>/`: `metrics.csv`, `differences.csv`, `summary.csv`, `table.md`,
+#   `detail.csv`, `rescan.csv`, `figures/`, `slices/`; volumes in the input's own units in
+#   `runs/<profile>/sr/`.
+# - **Time.** Reading takes about 20 minutes. Running takes a minute on the smoke profile, and about a minute
+#   per head on two cores with bfloat16.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -39,10 +43,12 @@ engine = "auto"  # of whole volumes: "auto", "openvino" (a compiler for CPUs) or
 
 # %%
 # %matplotlib inline
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from sprl_utils import evaluation, figures
+from sprl_utils import evaluation, figures, kspace, metrics
 from sprl_utils.extras import detail, rescan, tissue, viewer
 from sprl_utils.extras.weights import held_out_rows
 from sprl_utils.inference import choose_engine
@@ -65,99 +71,199 @@ print("test heads:", ", ".join(f"{p.meta['id']} ({p.meta['kind']})" for p in hea
 # %% [markdown]
 # ## Whole volumes
 #
-# The network reads the volume in one piece or, where memory is short, as a stream of planes of which it
-# remembers what the next planes still need: the result is that of one pass over the whole volume, without
-# seams. (*The original project* ran 180 overlapping cubes, cut 3 voxels off each, where the network sees 17,
-# and merged the rest.)
+# A network trains on patches and then has to give a whole volume. It reads the volume in one piece or, where
+# memory is short, in parts that overlap by as much as the network sees. The result is that of one pass over
+# the whole volume, without seams. (*The original project* ran 180 overlapping cubes and cut 3 voxels off
+# each, where the network sees 17.)
 #
-# Interpolations start from the coarse image that the kept k-space samples make; zero-filling is the network's
-# input. What was measured need not be guessed: with $P$ the cut to the kept samples and $z$ the LR image with
-# the phase of $P(\mathrm{SR})$ (its magnitude alone was kept),
+# What was measured need not be guessed. With $P$ the cut to the kept samples and $z$ the LR image with the
+# phase of $P(\mathrm{SR})$ (its magnitude alone was kept),
 #
 # $$\mathrm{SR}' = \mathrm{SR} + \operatorname{Re} P(z - P(\mathrm{SR}))$$
 #
 # has LR's samples where there are any and the network's elsewhere. The paper has no such step; it is known
-# as data consistency in MR reconstruction. The column `data_consistency` says where it was done.
+# as data consistency in MR reconstruction, and notebook 01 draws it. The tables have both results in rows of
+# their own, and pictures show the one with data consistency.
 
 # %%
-tables, shown = [], {}
+tables, shown, cubic = [], {}, {}
 for head in heads:
+    name = head.meta["id"]
     made = evaluation.reconstruct(head, generators, memory_gib, skip_air, fabric_dtype(fabric), engine)
     tables.append(evaluation.score(head, made, profile, regions))
-    networks = [one for one in made if one.network in generators and not one.data_consistency]
-    shown[head.meta["id"]] = [one for one in made if one.network == "zero-filled"] + networks
+    consistent = head.meta["keep"] is not None  # else nobody knows which samples were measured
+    networks = [one for one in made if one.network in generators and one.data_consistency == consistent]
+    shown[name] = [one for one in made if one.network == "zero-filled"] + networks
+    cubic[name] = [one for one in made if one.network == "cubic"] if tissues else []
     for one in networks:
-        evaluation.save_volume(head, one.image, runs / "sr" / f"{head.meta['id']}_{one.network}.nii.gz")
+        evaluation.save_volume(head, one.image, runs / "sr" / f"{name}_{one.network}.nii.gz")
 scores = pd.concat(tables, ignore_index=True)
 
 # %% [markdown]
-# ## Numbers
+# ## The picture
+#
+# The first test head, cut to the brain; left is on the left. HR is the truth, and every other column is made
+# from the same LR. In the error maps red is too bright and blue is too dark. Titles give the PSNR of the
+# tables below.
+
+# %%
+head = heads[0]
+figure = figures.comparison(shown[head.meta["id"]], head, scores)
+figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
+
+# %% [markdown]
+# **What is to be seen** (test head). Compare the zoom of a network with zero-filling first, and with HR then.
+# Stripes parallel to edges are ringing, which a network can remove without knowing any anatomy. Folds of the
+# cortex that are blurred in zero-filling and sharp in HR are detail. Where the error map of a network has the
+# same pattern as that of zero-filling, nothing was restored; where it is paler, something was.
+#
+# ## The numbers
 #
 # PSNR $= 10 \log_{10}(1 / \mathrm{MSE})$ dB, 3D SSIM with data range 1 (scikit-image's 7x7x7 window), NRMSE
-# $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. First over the whole volume, then
-# in the brain alone.
-#
-# `make study` trains for longer, without the person that it is then tested on. Where HR and LR are the same
-# as here, its scores are added: they are read from `results/study_*/metrics.csv`, not computed. The column
-# `source_run` names the run of each row.
+# $= \lVert \mathrm{SR} - \mathrm{HR} \rVert / \lVert \mathrm{HR} \rVert$. Zero-filling costs no training, so
+# what counts is the difference from it, head by head:
 
 # %%
 scores = pd.concat([scores, held_out_rows(scores, root / "results", profile)], ignore_index=True)
-whole = evaluation.results_table(scores, "whole")
-whole
-
-# %%
-evaluation.results_table(scores, "brain")
-
-# %% [markdown]
-# **Read with care.** Every row is one training run with one seed. `colin27`, if it is here, is one person,
-# the mean of 27 scans: sharp, with little noise. `bb1` and `bb2`, if they are here, are two noisy single
-# scans of one other person; noise cannot be predicted, so no method can score as high there. What the
-# networks were trained on is listed in `02_pretrain_generator`: in the demo, group averages and synthetic
-# heads made from them.
-# EDSR, where a profile trains it, needs some hundred steps before it is above zero-filling; after the smoke
-# profile's 16 its image still holds the noise of its start.
-#
-# Mean and SD over the test heads, with parameters and seconds per volume on this machine. Seconds are missing
-# (NaN) where `source_run` is another run, which may have had another machine:
-
-# %%
-summary = evaluation.summary(scores)
-summary.round(4)
-
-# %% [markdown]
-# The difference that counts: PSNR and SSIM minus those of zero-filling, which costs no training. Negative
-# values mean that zero-filling is better.
-
-# %%
 differences = evaluation.over_zero_filled(scores)
 figure = figures.gains(differences)
 figures.save(figure, results / "figures" / "gains.png")
 
 # %% [markdown]
-# **What is to be seen** (test heads). One point per head: left of the line a method is worse than
-# zero-filling. Nearest and linear interpolation lie far to the left and are in the tables alone.
+# **What is to be seen** (test heads). One point per head, and a black line at the mean. Left of the upright
+# line a method is worse than zero-filling.
+#
+# `source_run` names the run that a row comes from. Rows of another run than this one are read from
+# `results/study_*/metrics.csv` and not computed. They are the shipped weights, on heads that they did not
+# learn from, where HR and LR are the same as here.
+#
+# The same as a table: means over heads, with the interval in which the mean over many more such heads lies
+# with 95 % (Student's t). `better` counts the heads on which a method is above zero-filling. A single head
+# has no interval.
 
 # %%
-differences.round(4)
+means = evaluation.mean_differences(differences)
+means.round(3)
 
 # %% [markdown]
+# **Read with care.** Every row is one training run with one seed, so the interval says how heads differ and
+# not how runs do. `colin27`, if it is here, is the mean of 27 scans of one person, sharp and with little
+# noise. `bb1` and `bb2` are two noisy scans of one other person, and the heads of `ds000011` are noisy, too:
+# noise cannot be predicted, so no method can score as high there. `ds002748` are extracted brains with empty
+# air around them, which every method gets right: read their `brain` and not their `whole`.
+#
+# ## How to read the measures
+#
+# PSNR rewards blur where detail cannot be predicted. Other measures look at detail itself. What they say is
+# best learned on images of which we know what is wrong with them. Here HR itself is blurred, sharpened, and
+# made noisy, so that the error has about the same size each time:
+
+# %%
+hr = np.asarray(head.hr)
+brain, keep_of_head = np.asarray(head.brain), head.meta["keep"] or [None, 0.5, 0.5]
+rms = np.sqrt(np.mean((np.asarray(shown[head.meta["id"]][0].image) - hr)[brain] ** 2)) / 2
+change = hr - ndimage.gaussian_filter(hr, 0.8)
+change *= rms / np.sqrt(np.mean(change[brain] ** 2))
+noise = np.random.default_rng(seed).normal(0, rms, hr.shape).astype(np.float32)
+known = {"blurred": hr - change, "sharpened": hr + change, "noisy": hr + noise}
+judged = {
+    name: {
+        "psnr": metrics.psnr(image, hr, brain),
+        "ssim": metrics.ssim(image, hr, brain),
+        "hfen": detail.hfen(image, hr, brain),
+        "gradient_similarity": detail.gradient_similarity(image, hr, brain),
+        **detail.band(image, hr, keep_of_head),
+    }
+    for name, image in known.items()
+}
+pd.DataFrame(judged).T.round(3)
+
+# %%
+shells = {name: detail.shell_correlation(image, hr) for name, image in known.items()}
+first_cut = detail.first_cut_frequency(head.shape, keep_of_head)
+figure = figures.shell_correlation(shells, first_cut, f"{head.meta['id']}: HR, changed on purpose")
+figures.save(figure, results / "figures" / "shell_correlation_known.png")
+
+# %% [markdown]
+# **What is to be seen** (test head, changed on purpose). All three have the same PSNR.
+#
+# - **HFEN** is the relative error of the edges (a Laplacian of Gaussian); 0 is best.
+# - **Gradient similarity** compares the steepness of edges; 1 is best.
+# - `band_power` is the power in the part of k-space that LR lost, over HR's. It is below 1 for the blurred
+#   image and above 1 for the other two: power alone cannot tell sharpening from noise.
+# - `band_correlation` is how much of that power is right. It stays near 1 for blur and for sharpening, which
+#   put nothing in the wrong place, and it falls with noise.
+# - **Fourier shell correlation** is the same by spatial frequency. Blur and sharpening leave it near 1,
+#   because they only scale a frequency. Noise makes it fall where the image has little power. So a curve that
+#   falls says "wrong or invented" and never "too soft".
+#
 # ## Sharp, or right?
 #
-# PSNR rewards blur where detail cannot be predicted. In the brain: HFEN (relative error of a Laplacian of
-# Gaussian, 0 is best), similarity of the gradients' magnitudes (1 is best), and `classifier_accuracy`: the
-# share of patches, half SR's and half HR's, that a fresh small classifier recognises (0.5 is chance).
-# In the part of k-space that was cut: `band_power`, the power that is back there over HR's, and
-# `band_correlation`, how much of that is right (1) rather than invented (0).
+# The same measures of the networks, in the brain. `classifier_accuracy`, where it is given, is the share of
+# patches, half SR's and half HR's, that a fresh small classifier recognises (0.5 is chance).
 
 # %%
 details = pd.concat(
-    [detail.score(head, shown[head.meta["id"]], profile, two_sample_patches, seed) for head in heads],
+    [detail.score(h, shown[h.meta["id"]], profile, two_sample_patches, seed) for h in heads],
     ignore_index=True,
 )
-details.round(4)
+details.groupby(evaluation.METHOD, sort=False).mean(numeric_only=True).round(3)
+
+# %%
+shells = {one.label: detail.shell_correlation(one.image, hr) for one in shown[head.meta["id"]]}
+figure = figures.shell_correlation(shells, first_cut, f"{head.meta['id']} ({head.meta['split']})")
+figures.save(figure, results / "figures" / "shell_correlation.png")
 
 # %% [markdown]
+# **What is to be seen** (the table is the mean over test heads, the curves are of the first one). All images
+# agree up to the upright line, where k-space was cut on two axes; beyond it zero-filling keeps only what lies
+# along the third axis. A network restores detail where its curve lies above that of zero-filling, and spoils
+# some where it lies below.
+#
+# ### What is invented
+#
+# The part of an image that lies in the lost samples of k-space is its detail. LR has none, so all of it comes
+# from the network. Beside HR's own detail it shows what was restored, what was missed, and what was invented:
+
+# %%
+best = shown[head.meta["id"]][-1]
+
+
+def beyond_the_cut(image):
+    """The part of an image in the samples of k-space that LR lost (see notebook 01)."""
+    spectrum = np.fft.fftshift(np.fft.fftn(image))
+    samples = zip(image.shape, kspace.kept_samples(image.shape, keep_of_head), strict=True)
+    spectrum[tuple(slice(n // 2 - k // 2, n // 2 - k // 2 + k) for n, k in samples)] = 0
+    return np.fft.ifftn(np.fft.ifftshift(spectrum)).real.astype(np.float32)
+
+
+true, added = (figures.as_seen(beyond_the_cut(image), head) for image in (hr, best.image))
+place = int(figures.as_seen(brain, head).sum(axis=(0, 1)).argmax())  # the axial plane with most brain in it
+invented = np.where(true * added > 0, np.sign(added) * np.maximum(np.abs(added) - np.abs(true), 0), added)
+inside = figures.as_seen(ndimage.binary_erosion(brain, iterations=2), head)[..., place]
+worst = np.unravel_index(np.argmax(np.abs(invented[..., place]) * inside), inside.shape)
+
+panels = {"HR's detail": true, f"{best.network}'s detail": added, "invented": invented}
+limit = np.percentile(np.abs(true[..., place]), 99)
+figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
+size = figures.size_seen(head.meta["affine"])
+for ax, (title, image) in zip(axes, panels.items(), strict=True):
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "aspect": size[1] / size[0]}
+    drawn = ax.imshow(image[..., place].T, origin="lower", **style)
+    ax.plot(*worst, "o", ms=14, mfc="none", mec="black")
+    ax.set(title=title, xticks=[], yticks=[])
+figure.colorbar(drawn, ax=axes, shrink=0.7, label="share of the intensity scale")
+figures.save(figure, results / "figures" / "invented.png")
+within = figures.as_seen(brain, head)
+shares = [np.sum(part[within] ** 2) / np.sum(true[within] ** 2) for part in (added, invented)]
+print(f"power of the detail in the brain, over HR's: {shares[0]:.0%} added, {shares[1]:.0%} invented")
+
+# %% [markdown]
+# **What is to be seen** (test head). Detail of the network that HR also has, at the same place and with the
+# same sign, is restored. *Invented* is what has the wrong sign or goes beyond HR's. The circle marks the
+# largest such value of this plane. On a scan of one's own nobody has HR, so nobody can draw the third panel:
+# that is why these images are not for diagnosis.
+#
 # How good can it get on a noisy scan? Where a person was scanned twice (bb1 and bb2), the second scan,
 # registered to the first, says so. Both are noisy: an image without noise could lie 3 dB higher than this.
 
@@ -166,43 +272,28 @@ rescans = rescan.score_rescans(heads)
 rescans.round(4)
 
 # %% [markdown]
-# The same question by spatial frequency, on the first test head: correlation of the image's spectrum with
-# HR's.
+# ## Does it help what people do with scans?
+#
+# Many studies measure the volumes of grey and white matter. dipy's classifier, a hidden Markov random field,
+# segments the brain in each image, and its result in HR is the reference. Dice is 1 where both agree on every
+# voxel. (`tissues` in a profile turns it on, because it takes longer than all of the above.)
 
 # %%
-head = heads[0]
-shells = {
-    one.label: detail.shell_correlation(one.image, np.asarray(head.hr)) for one in shown[head.meta["id"]]
-}
-first_cut = detail.first_cut_frequency(head.shape, head.meta["keep"] or [None] * 3)
-figure = figures.shell_correlation(shells, first_cut, f"{head.meta['id']} ({head.meta['split']})")
-figures.save(figure, results / "figures" / "shell_correlation.png")
+if tissues:
+    measured = {name: cubic[name] + [o for o in shown[name] if o.network != "mDCSRN-GAN"] for name in shown}
+    overlap = pd.concat([tissue.score(h, measured[h.meta["id"]], profile) for h in heads], ignore_index=True)
+    overlap.to_csv(results / "tissue.csv", index=False)
+    figures.save(figures.tissue_overlap(overlap), results / "figures" / "tissue.png")
 
 # %% [markdown]
-# **What is to be seen** (test head). All images agree up to the upright line, where k-space was cut on two
-# axes; beyond it zero-filling keeps only what lies along the third axis. A network restores detail where its
-# curve lies above that, and spoils some where it lies below.
+# ## Every head
 #
-# ## Pictures
-#
-# The first test head, cut to the brain; left is on the left. In the error maps red is too bright and blue too
-# dark. Titles repeat PSNR from the tables above.
+# In JupyterLab and VS Code the next cell has three sliders to walk through the first head; elsewhere it shows
+# the middle.
 
 # %%
-figure = figures.comparison(shown[head.meta["id"]], head, scores)
-figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
-
-# %% [markdown]
-# **What is to be seen** (test head). The errors sit at edges between tissues and at vessels. Ringing parallel
-# to edges in the zero-filled image is what a network can remove first; new detail shows only where the error
-# map grows paler. Where no difference between the maps can be found, the network changed little.
-#
-# In JupyterLab and VS Code the next cell has three sliders to walk through the head; elsewhere it shows the
-# middle.
-
-# %%
-images = {one.label: one.image for one in shown[head.meta["id"]]} | {"HR": np.asarray(head.hr)}
-viewer.browse(images | {"mDCSRN - HR + 0.5": images["mDCSRN"] - images["HR"] + 0.5}, head)
+images = {one.label: one.image for one in shown[head.meta["id"]]} | {"HR": hr}
+viewer.browse(images | {f"{best.network} - HR + 0.5": best.image - hr + 0.5}, head)
 
 # %% [markdown]
 # The other heads' pictures go to `results/<profile>/figures/`, and a slice of every volume to
@@ -213,33 +304,31 @@ for other in heads[1:]:
     name = other.meta["id"]
     figure = figures.comparison(shown[name], other, scores)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
-    figures.plt.close(figure)
+    plt.close(figure)
 slices = {h.meta["id"]: {one.label: one.image for one in shown[h.meta["id"]]} | {"HR": h.hr} for h in heads}
 figures.save_slices(slices, heads, results / "slices")
 
 # %% [markdown]
-# ## Does it help what people do with scans?
-#
-# Many studies measure the volumes of grey and white matter. dipy's classifier, a hidden Markov random field,
-# segments the brain in each image, and its result in HR is the reference. Dice is 1 where both agree on every
-# voxel.
+# PSNR, SSIM and NRMSE of every method on every head, over the whole volume and in the brain alone:
 
 # %%
-overlap = pd.DataFrame()
-if tissues:
-    measured = {h.meta["id"]: [o for o in shown[h.meta["id"]] if o.network != "mDCSRN-GAN"] for h in heads}
-    overlap = pd.concat([tissue.score(h, measured[h.meta["id"]], profile) for h in heads], ignore_index=True)
-    overlap.to_csv(results / "tissue.csv", index=False)
-    overlap = (
-        overlap.groupby(["tissue", "network"], sort=False)["dice"].agg(["mean", "std", "count"]).round(4)
-    )
-overlap
+whole = evaluation.results_table(scores, "whole")
+whole
+
+# %%
+evaluation.results_table(scores, "brain")
 
 # %% [markdown]
-# ## Keep the results
+# Mean and SD over the test heads, with parameters and seconds per volume on this machine. Seconds are missing
+# (NaN) where `source_run` is another run, which may have had another machine:
+
+# %%
+summary = evaluation.summary(scores)
+summary.round(4)
 
 # %%
 scores.to_csv(results / "metrics.csv", index=False)
+means.to_csv(results / "differences.csv", index=False)
 details.to_csv(results / "detail.csv", index=False)
 rescans.to_csv(results / "rescan.csv", index=False)
 summary.to_csv(results / "summary.csv", index=False)
@@ -254,6 +343,22 @@ assert scores[["psnr", "ssim", "nrmse"]].notna().all().all()
 # ## Recap
 #
 # Is the sharper image the truer one? The table of differences answers for this run, on heads nobody trained
-# on, with one seed: where it is positive, yes, by so much; where it is negative or near nothing, this run has
-# not shown it. What the paper's 780 HCP subjects and 500,000 steps would give needs HCP (see the README) and
-# a GPU.
+# on, with one seed: where its interval lies above 0, yes, by so much; where it holds 0, this run has not
+# shown it. A network can raise PSNR by removing ringing alone; only the detail that correlates with HR beyond
+# the cut is super-resolution.
+#
+# **Try it.** Predict first: what does Fourier shell correlation make of an image that is shifted by one
+# voxel? What of HR times 1.1? Which of the measures would notice a missing vessel?
+#
+# **References**
+#
+# - Wang et al. 2004, SSIM: [doi 10.1109/TIP.2003.819861](https://doi.org/10.1109/TIP.2003.819861)
+# - Ravishankar and Bresler 2011, HFEN:
+#   [doi 10.1109/TMI.2010.2090538](https://doi.org/10.1109/TMI.2010.2090538)
+# - Harauz and van Heel 1986, Fourier shell correlation: Optik 73, 146-156
+# - Xue et al. 2014, gradient similarity: [arXiv 1308.3052](https://arxiv.org/abs/1308.3052)
+# - Lopez-Paz and Oquab 2017, classifier two-sample tests:
+#   [arXiv 1610.06545](https://arxiv.org/abs/1610.06545)
+# - Zhang, Brady and Smith 2001, tissue by a hidden Markov random field:
+#   [doi 10.1109/42.906424](https://doi.org/10.1109/42.906424)
+# - Blau and Michaeli 2017, why sharpness costs PSNR: [arXiv 1711.06077](https://arxiv.org/abs/1711.06077)

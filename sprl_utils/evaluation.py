@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,13 +143,15 @@ def score(
         source_run: profile of the run whose weights and whose machine these are.
         where: names out of `REGIONS`.
     """
-    masks = regions(subject, where)
+    masks, hr = regions(subject, where), np.asarray(subject.hr)
     facts = {name: subject.meta[name] for name in ("group", "kind")}
     rows = []
-    for one in made:
+    with ThreadPoolExecutor(2) as pool:  # numpy and scipy work outside of Python's lock
+        measured = list(pool.map(lambda one: metrics.evaluate(one.image, hr, masks), made))
+    for one, found in zip(made, measured, strict=True):
         method = dict(zip(METHOD, (one.network, one.data_consistency, source_run), strict=True))
         cost = {"parameters": one.parameters, "multiply_adds": one.multiply_adds}
-        for row in metrics.evaluate(one.image, np.asarray(subject.hr), masks):
+        for row in found:
             rows.append(
                 {
                     "subject": subject.meta["id"],
@@ -210,6 +213,11 @@ def mean_differences(differences: pd.DataFrame) -> pd.DataFrame:
             row |= {f"{metric}_{name}": value for name, value in summarised(heads[metric]).items()}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def data_set(subject: str) -> str:
+    """The data set of a subject, by which its id begins."""
+    return subject.split("_")[0]
 
 
 def results_table(scores: pd.DataFrame, region: str) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from sprl_utils.evaluation import Reconstruction
+from sprl_utils.evaluation import Reconstruction, data_set
 from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
@@ -318,7 +318,7 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
 
 
 def gains(differences: pd.DataFrame) -> Figure:
-    """PSNR of each method over zero-filled LR, one point per head, brain and whole volume.
+    """PSNR of each method over zero-filled LR, one point per head and a line at the mean; brain and whole.
 
     Args:
         differences: of `sprl_utils.evaluation.over_zero_filled`.
@@ -326,19 +326,43 @@ def gains(differences: pd.DataFrame) -> Figure:
     names = differences["network"] + np.where(differences["data_consistency"], ", data consistency", "")
     labels = names + "\n" + differences["source_run"]
     methods = list(labels.unique())[::-1]
+    rows = differences.assign(place=labels.map(methods.index), set=differences["subject"].map(data_set))
     figure, axes = plt.subplots(
         1, 2, figsize=(10, 1.2 + 0.5 * len(methods)), sharex=True, sharey=True, layout="constrained"
     )
     for ax, region in zip(axes, ("brain", "whole"), strict=True):
-        rows = differences.assign(place=labels.map(methods.index))[differences["region"] == region]
-        for head, points in rows.groupby("subject", sort=False):
-            ax.plot(points["psnr"], points["place"], "o", alpha=0.8, label=head)
+        inside = rows[rows["region"] == region]
+        means = inside.groupby("place")["psnr"].mean()
+        ax.plot(means, means.index, "|", color="black", ms=16, mew=2, label="mean")
+        for name, points in inside.groupby("set", sort=False):
+            ax.plot(points["psnr"], points["place"], "o", alpha=0.6, label=name)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(
             title=region, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR over zero-filled (dB)"
         )
         ax.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    return figure
+
+
+def tissue_overlap(overlap: pd.DataFrame) -> Figure:
+    """Dice of each tissue in each image with the tissue in HR, one point per head and a line at the mean.
+
+    Args:
+        overlap: rows of `sprl_utils.extras.tissue.score`.
+    """
+    methods, tissues = list(overlap["network"].unique())[::-1], list(overlap["tissue"].unique())
+    figure, axes = plt.subplots(
+        1, len(tissues), figsize=(3.6 * len(tissues), 1.2 + 0.5 * len(methods)), sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for ax, tissue in zip(axes[0], tissues, strict=True):
+        rows = overlap[overlap["tissue"] == tissue]
+        means = rows.groupby("network")["dice"].mean()
+        ax.plot(means, [methods.index(name) for name in means.index], "|", color="black", ms=16, mew=2)
+        ax.plot(rows["dice"], rows["network"].map(methods.index), "o", color="tab:blue", alpha=0.5)
+        ax.set(title=tissue, yticks=range(len(methods)), yticklabels=methods, xlabel="Dice with HR's")
+        ax.grid(alpha=0.3)
     return figure
 
 

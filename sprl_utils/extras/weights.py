@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sprl_utils.evaluation import data_set
 from sprl_utils.files import atomic_write, sha256, write_atomically
 from sprl_utils.networks import load_generator
 from sprl_utils.provenance import repo_root, write_json
@@ -195,11 +196,6 @@ def as_markdown(card: Mapping[str, dict]) -> str:
     )
     rows = table.to_markdown(index=False, disable_numparse=True)
     return TEMPLATE.read_text(encoding="utf-8").format(table=rows)
-
-
-def data_set(head: str) -> str:
-    """The data set of a head, by which its id begins."""
-    return head.split("_")[0]
 
 
 def _by_set(heads: Sequence[str]) -> str:
