@@ -80,13 +80,9 @@ $(run)/04_evaluate.ipynb: $(run)/03_train_gan.ipynb
 $(run)/05_speed.ipynb: $(comparison)
 $(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb $(comparison)
 
-study:  ## Train for long, with one person held out and then the other (resumable)
-	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27
-	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb
-	@$(MAKE) --no-print-directory PROFILE=study_all results/study_all/02_pretrain_generator.ipynb
-	@$(MAKE) --no-print-directory reproduce PROFILE=study_colin27_2x2
-	@$(MAKE) --no-print-directory reproduce PROFILE=study_bb_2x2
-	@$(MAKE) --no-print-directory PROFILE=study_all_2x2 results/study_all_2x2/02_pretrain_generator.ipynb
+study:  ## Train mDCSRN and EDSR on many people, 4x4 and 2x2, and test on others (resumable)
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_4x4
+	@$(MAKE) --no-print-directory reproduce PROFILE=study_2x2
 	@$(python) -m sprl_utils.extras.weights
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb

@@ -36,6 +36,7 @@ skip_air = False  # copy the air around the head instead of running the network 
 regions = ["whole", "brain"]  # where methods are scored; also "head", "inner brain" and "brain box"
 tissues = False  # segment grey and white matter in SR and HR; half a minute per image of a whole head
 two_sample_patches = 32  # places of which a classifier is shown SR and HR, on each side; 0: no such test
+first_head = ""  # id of the test head that is shown in full; empty: the first of the manifest
 seed = 0  # of everything random
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
@@ -61,7 +62,7 @@ run = start_run(profile, "environment.json", seed)
 root, runs, results = run.root, run.runs, run.results
 
 # %% tags=["nbval-check-output"]
-heads = load_prepared(runs / "prepared", "test")
+heads = sorted(load_prepared(runs / "prepared", "test"), key=lambda p: p.meta["id"] != first_head)
 trained = {"mDCSRN": "pretrain", "mDCSRN-GAN": "gan"} | ({"EDSR": "edsr"} if edsr_steps else {})
 weights = {name: runs / folder / "generator.safetensors" for name, folder in trained.items()}
 fabric = make_fabric(device, precision)
@@ -102,14 +103,14 @@ scores = pd.concat(tables, ignore_index=True)
 # %% [markdown]
 # ## The picture
 #
-# The first test head, cut to the brain; left is on the left. HR is the truth, and every other column is made
-# from the same LR. In the error maps red is too bright and blue is too dark. Titles give the PSNR of the
-# tables below.
+# A piece of an axial slice of the first test head, behind and to one side, where the cortex is folded. HR is
+# the truth, and every other column is made from the same LR. In the error maps red is too bright and blue is
+# too dark. Titles give the PSNR of the tables below.
 
 # %%
 head = heads[0]
-figure = figures.comparison(shown[head.meta["id"]], head, scores)
-figures.save(figure, results / "figures" / f"comparison_{head.meta['id']}.png")
+figure = figures.comparison(shown[head.meta["id"]], head, scores, whole_slice=False)
+figures.save(figure, results / "figures" / "zoom.png")
 
 # %% [markdown]
 # **What is to be seen** (test head). Compare the zoom of a network with zero-filling first, and with HR then.
@@ -162,7 +163,7 @@ means.round(3)
 hr = np.asarray(head.hr)
 brain, keep_of_head = np.asarray(head.brain), head.meta["keep"] or [None, 0.5, 0.5]
 rms = np.sqrt(np.mean((np.asarray(shown[head.meta["id"]][0].image) - hr)[brain] ** 2)) / 2
-change = hr - ndimage.gaussian_filter(hr, 0.8)
+change = hr - ndimage.gaussian_filter(hr, 1.5)
 change *= rms / np.sqrt(np.mean(change[brain] ** 2))
 noise = np.random.default_rng(seed).normal(0, rms, hr.shape).astype(np.float32)
 known = {"blurred": hr - change, "sharpened": hr + change, "noisy": hr + noise}
@@ -187,7 +188,8 @@ figures.save(figure, results / "figures" / "shell_correlation_known.png")
 # %% [markdown]
 # **What is to be seen** (test head, changed on purpose). All three have the same PSNR.
 #
-# - **HFEN** is the relative error of the edges (a Laplacian of Gaussian); 0 is best.
+# - **HFEN** is the relative error of the edges (a Laplacian of Gaussian); 0 is best. It is the same for too
+#   little and for too much sharpness.
 # - **Gradient similarity** compares the steepness of edges; 1 is best.
 # - `band_power` is the power in the part of k-space that LR lost, over HR's. It is below 1 for the blurred
 #   image and above 1 for the other two: power alone cannot tell sharpening from noise.
@@ -296,15 +298,16 @@ images = {one.label: one.image for one in shown[head.meta["id"]]} | {"HR": hr}
 viewer.browse(images | {f"{best.network} - HR + 0.5": best.image - hr + 0.5}, head)
 
 # %% [markdown]
-# The other heads' pictures go to `results/<profile>/figures/`, and a slice of every volume to
-# `results/<profile>/slices/`.
+# The same head as a whole slice, cut to the brain; left is on the left. The other heads' pictures go to
+# `results/<profile>/figures/`, and a slice of every volume to `results/<profile>/slices/`.
 
 # %%
-for other in heads[1:]:
+for number, other in enumerate(heads):
     name = other.meta["id"]
     figure = figures.comparison(shown[name], other, scores)
     figures.save(figure, results / "figures" / f"comparison_{name}.png")
-    plt.close(figure)
+    if number:
+        plt.close(figure)
 slices = {h.meta["id"]: {one.label: one.image for one in shown[h.meta["id"]]} | {"HR": h.hr} for h in heads}
 figures.save_slices(slices, heads, results / "slices")
 

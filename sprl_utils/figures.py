@@ -198,7 +198,9 @@ def examples(steps: dict[str, np.ndarray], affine: Sequence[Sequence[float]]) ->
     return figure
 
 
-def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.DataFrame) -> Figure:
+def comparison(
+    made: Sequence[Reconstruction], subject: Prepared, scores: pd.DataFrame, whole_slice: bool = True
+) -> Figure:
     """Zoom, axial slice, and the errors of both, one column per method, HR last.
 
     The axial slice is the one with most brain in it. Error maps share one colour scale, which ends where 2 %
@@ -206,13 +208,15 @@ def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.Dat
 
     Args:
         scores: rows of `sprl_utils.evaluation.score`, those of this subject and of these methods among them.
+        whole_slice: show the slice, too, and not the zoom alone.
     """
     hr, size = as_seen(subject.hr, subject), size_seen(subject.meta["affine"])
     place, columns = _most_brain(subject), len(made) + 1
     zoom = _zoom_box(hr.shape, place, size)
+    heights = (1, 1, 1.2, 1.2) if whole_slice else (1, 1)
     figure, axes = plt.subplots(
-        4, columns, figsize=(3 * columns, 12.5), squeeze=False, layout="constrained",
-        height_ratios=(1, 1, 1.2, 1.2),
+        len(heights), columns, figsize=(3 * columns, 2.9 * sum(heights)), squeeze=False, layout="constrained",
+        height_ratios=heights,
     )  # fmt: skip
     first = as_seen(made[0].image, subject) - hr
     limit = np.percentile(np.abs(first), 98)
@@ -221,15 +225,17 @@ def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.Dat
         image = as_seen(one.image, subject)
         _show(column[0], image[zoom], 2, 0, size)
         _show(column[1], (image - hr)[zoom], 2, 0, size, **error_style)
-        _show(column[2], image, 2, place, size)
-        _show(column[3], image - hr, 2, place, size, **error_style)
+        if whole_slice:
+            _show(column[2], image, 2, place, size)
+            _show(column[3], image - hr, 2, place, size, **error_style)
         column[0].set_title(f"{one.label}\n{_psnr(one, subject, scores)}")
     _show(axes[0, -1], hr[zoom], 2, 0, size)
-    _show(axes[2, -1], hr, 2, place, size)
     axes[0, -1].set_title("HR\n")
-    for ax in axes[2]:
-        _frame_zoom(ax, zoom)
-    for ax, label in zip(axes[:, 0], ("zoom", "zoom, minus HR", "axial", "axial, minus HR"), strict=True):
+    if whole_slice:
+        _show(axes[2, -1], hr, 2, place, size)
+        for ax in axes[2]:
+            _frame_zoom(ax, zoom)
+    for ax, label in zip(axes[:, 0], ("zoom", "zoom, minus HR", "axial", "axial, minus HR"), strict=False):
         ax.set_ylabel(label)
     for ax in axes[1::2, -1]:
         ax.axis("off")
@@ -240,12 +246,13 @@ def comparison(made: Sequence[Reconstruction], subject: Prepared, scores: pd.Dat
 
 
 def _psnr(one: Reconstruction, subject: Prepared, scores: pd.DataFrame) -> str:
-    """What the table says of a volume, whole and in the brain."""
+    """What the table says of a volume in the brain."""
     rows = scores[
         (scores["subject"] == subject.meta["id"])
         & (scores["network"] == one.network)
         & (scores["data_consistency"] == one.data_consistency)
-    ].drop_duplicates("region")  # this run's rows come first
+        & (scores["region"] == "brain")
+    ].head(1)  # this run's rows come first
     return ", ".join(f"{row.region} {row.psnr:.2f} dB" for row in rows.itertuples())
 
 

@@ -235,11 +235,11 @@ def test_a_cut_is_looked_for_whatever_is_asked(asked):
     scan = volume_of(truncate_kspace(like_a_scan((48, 64, 64)), [None, 32, 16]))
     plan = make_plan(scan, **asked)
     assert plan.measured == (48, 32, 16)
-    assert plan.weights == "mDCSRN_4x4"
+    assert plan.weights == "EDSR_4x4"
 
 
 @pytest.mark.parametrize(
     ("factors", "name"), [((1, 2, 2), "2x2"), ((1, 1, 2.5), "2x2"), ((1, 1, 4), "4x4"), ((1, 4, 2), "4x4")]
 )
 def test_a_scan_gets_the_weights_of_the_nearest_reduction(factors, name):
-    assert make_plan(volume_of(blob()), upsample=factors).weights == f"mDCSRN_{name}"
+    assert make_plan(volume_of(blob()), upsample=factors).weights == f"EDSR_{name}"

@@ -72,7 +72,7 @@ def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_b
     """The network's guess may change what was cut, and nothing else."""
     path, out = tmp_path / "hr.nii.gz", tmp_path / "out.nii.gz"
     save(path, like_a_scan((48, 64, 64)), dtype=np.float32)
-    for keep, name in (("0.25", "mDCSRN_4x4"), ("0.5", "mDCSRN_2x2")):
+    for keep, name in (("0.25", "EDSR_4x4"), ("0.5", "EDSR_2x2")):
         lr = tmp_path / f"lr{keep}.nii.gz"
         assert main(["degrade", str(path), str(lr), "--keep", keep]) == 0
         assert main(["super-resolve", str(lr), str(out), "--force"]) == 0

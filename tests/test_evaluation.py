@@ -63,14 +63,14 @@ def test_rows_of_other_runs_say_so_and_bring_no_seconds(head, tmp_path):
         evaluation.Reconstruction("mDCSRN", False, np.asarray(head.hr), 7.0),
     ]
     here = evaluation.score(head, made, "mine")
-    study = tmp_path / "study_bb"
+    study = tmp_path / "study_4x4"
     study.mkdir()
-    here.assign(seconds=3600.0, source_run="study_bb").to_csv(study / "metrics.csv", index=False)
+    here.assign(seconds=3600.0, source_run="study_4x4").to_csv(study / "metrics.csv", index=False)
     both = pd.concat([here, weights.held_out_rows(here, tmp_path, "mine")], ignore_index=True)
     assert list(both.columns) == list(here.columns)
     table = evaluation.summary(both).set_index(["region", *evaluation.METHOD])
     for region in ("whole", "brain"):
-        ours, theirs = (table.loc[(region, "mDCSRN", False, run)] for run in ("mine", "study_bb"))
+        ours, theirs = (table.loc[(region, "mDCSRN", False, run)] for run in ("mine", "study_4x4"))
         assert ours["seconds"] == 7.0 and np.isnan(theirs["seconds"])
         assert theirs["nrmse_mean"] == ours["nrmse_mean"] == 0
 

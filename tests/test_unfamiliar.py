@@ -16,7 +16,7 @@ from sprl_utils.scans.unfamiliar import unfamiliar, voxels_sha256
 from sprl_utils.volumes import Volume, read_volume
 
 CARD = weights.read_card()
-ENTRY = CARD["mDCSRN_2x2.safetensors"]
+ENTRY = CARD["EDSR_2x2.safetensors"]
 #: A head as a scanner gives it: noise, whole numbers, nothing below 0.
 NOISE = np.random.default_rng(0).normal(0, 20, (40, 44, 38))
 HEAD = np.rint(np.maximum(make_head() * 1000 + NOISE, 0)).astype(np.float32)

@@ -28,7 +28,7 @@ import yaml
 
 from sprl_utils import metrics
 from sprl_utils.comparison import ablation
-from sprl_utils.evaluation import METHOD, reconstruct, score
+from sprl_utils.evaluation import METHOD, data_set, reconstruct, score
 from sprl_utils.extras.weights import network_of
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import sha256
@@ -239,18 +239,21 @@ def _stated_metrics(root: Path) -> str:
     listed = {s.id: s for s in read_manifest(root / "data_manifest/people.csv")}
     for name, entry in card.items():
         stated = pd.DataFrame(entry["held_out"])
+        first = stated.groupby(stated["head"].map(data_set))["head"].transform("first")
+        stated = stated[stated["head"] == first]  # one head of each data set
         subjects = [listed[head] for head in stated["head"].unique()]
         files = fetch_all(subjects, root / "runs" / "cache", stop_at_failure=True)
         generator, network = channels_last(load_generator(root / WEIGHTS / name)).eval(), network_of(name)
         with tempfile.TemporaryDirectory() as out:
             heads = prepare_all(subjects, files, Path(out), Recipe(entry["keep"]), stop_at_failure=True)
-            found = pd.concat(score(h, reconstruct(h, {network: generator})) for h in heads)
+            regions = list(stated["region"].unique())
+            found = pd.concat(score(h, reconstruct(h, {network: generator}), "", regions) for h in heads)
         found = found[found["network"] == network].rename(columns={"subject": "head"})
         both = stated.merge(found, "left", ["head", "region", "data_consistency"], suffixes=("", "_again"))
         off = {m: float((both[f"{m}_again"] - both[m]).abs().max(skipna=False)) for m in ("psnr", "ssim")}
         off = {m: round(value, 5) for m, value in off.items()}
         _require(all(off[m] <= SPREAD[m] for m in off), f"{name}: differs from card.json by {off}")
-    return f"{len(card)} weights on the heads they have not seen: within {SPREAD}"
+    return f"{len(card)} weights on one head of each data set that they have not seen: within {SPREAD}"
 
 
 REPRODUCIBILITY, COMPLETENESS, ACM = "ML Reproducibility", "ML Code Completeness", "ACM"

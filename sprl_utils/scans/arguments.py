@@ -113,7 +113,7 @@ def _computation_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", metavar="FILE",
         help="generator.safetensors of a run, or a name of sprl_utils/extras/weights/; the default fits the "
-        "scan: mDCSRN_2x2 where less than two thirds of an axis of k-space are missing, else mDCSRN_4x4")
+        "scan: EDSR_2x2 where less than two thirds of an axis of k-space are missing, else EDSR_4x4")
     add("--skip-air", action="store_true", help="copy the air, with its ringing: faster")
     add("--memory", metavar="GIB", default=4.0,
         type=_number(f"more than {OVERHEAD_GIB} GiB", math.nextafter(OVERHEAD_GIB, 1), 1e6),
