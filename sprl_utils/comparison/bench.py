@@ -67,7 +67,7 @@ def write_inputs(folder: Path, hr: np.ndarray, keep: Sequence[float | None]) -> 
         np.save(folder / f"{name}.npy", array)
 
 
-def bench_generator(weights: str = "") -> Generator:
+def bench_generator(weights: str = "") -> nn.Module:
     """The paper's generator with trained ``weights``, a file; without any, near the identity.
 
     Speed does not depend on the weights, but how far two procedures lie apart does: near the identity hardly
