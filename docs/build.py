@@ -47,14 +47,15 @@ def stage(root: Path, source: Path) -> None:
 
 
 def find_runs(root: Path) -> list[dict[str, Any]]:
-    """What is known of each run that has pages, the demo first; smoke's numbers are no results."""
+    """What is known of each run that has pages, study and demo first; smoke's numbers are no results."""
     runs = []
     for folder in (p for p in root.glob("results/*/") if p.name != "smoke"):
         pages = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if ".failed" not in p.name)
         pages += sorted(p for p in folder.glob("*.md") if p.name != "table.md")
         if pages:
             runs.append(describe(root, folder, pages))
-    return sorted(runs, key=lambda run: (run["name"] != "demo", run["pages"][0], run["name"]))
+    first = {"study_4x4": 0, "demo": 1}
+    return sorted(runs, key=lambda run: (first.get(run["name"], 2), run["pages"][0], run["name"]))
 
 
 def describe(root: Path, folder: Path, pages: list[Path]) -> dict[str, Any]:
