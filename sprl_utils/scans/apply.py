@@ -218,15 +218,11 @@ def _without_window(like: Volume, data: np.ndarray) -> Volume:
 def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: functools.partial) -> np.ndarray:
     """What the network makes of the zero-filled image ``x``, the mean of its runs.
 
-    It runs once per pair of axes that are coarse, the volume turned so that they are the last two; where one
-    axis alone is coarse, once with each of the other two. Thick axes get mirrored margins, because the image
-    does not end with zeros there.
+    Thick axes get mirrored margins, because the image does not end with zeros there.
     """
-    pairs = itertools.combinations(range(3), 2)
     reach, _ = halo_and_step(network.keywords["generator"])
     images = []
-    for pair in (p for p in pairs if set(plan.axes) <= set(p) or set(p) <= set(plan.axes)):
-        order = [a for a in range(3) if a not in pair] + list(pair)
+    for order in _orders(plan, network.keywords["generator"]):
         margins = [reach[order.index(axis)] if axis in plan.thick else 0 for axis in range(3)]
         wide, foreground = (
             None if a is None else np.pad(a, [(m, m) for m in margins], "symmetric") for a in (x, mask)
@@ -234,6 +230,19 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
         sr = network(wide, foreground=foreground, order=order)
         images.append(sr[tuple(slice(m, n - m) for m, n in zip(margins, sr.shape, strict=True))])
     return sum(images) / np.float32(len(images))
+
+
+def _orders(plan: Plan, generator: nn.Module) -> list[tuple[int, ...]]:
+    """Orders of the axes in which the network runs.
+
+    One that learned to restore any axes runs once. Others restore their last two: they run once per pair of
+    axes that are coarse; where one axis alone is coarse, once with each of the other two.
+    """
+    if min(getattr(generator, "reduction", (1,))) > 1:
+        return [(0, 1, 2)]
+    coarse = set(plan.axes)
+    pairs = [p for p in itertools.combinations(range(3), 2) if coarse <= set(p) or set(p) <= coarse]
+    return [(*(a for a in range(3) if a not in pair), *pair) for pair in pairs]
 
 
 def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
