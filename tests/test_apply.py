@@ -9,7 +9,8 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from sprl_utils.kspace import resample, truncate_kspace
-from sprl_utils.networks import Generator
+from sprl_utils.networks import Generator, make_generator
+from sprl_utils.scans import apply
 from sprl_utils.scans.apply import make_plan, sharpen
 from sprl_utils.volumes import Volume, read_volume, write_volume
 
@@ -243,3 +244,18 @@ def test_a_cut_is_looked_for_whatever_is_asked(asked):
 )
 def test_a_scan_gets_the_weights_of_the_nearest_reduction(factors, name):
     assert make_plan(volume_of(blob()), upsample=factors).weights == f"EDSR_{name}"
+
+
+@pytest.mark.parametrize(
+    ("model", "factors", "runs"),
+    [("EDSR_any", (1, 1, 4), 1), ("EDSR_any", (2, 2, 2), 1), ("EDSR", (1, 4, 4), 1), ("EDSR", (2, 2, 2), 3),
+     ("mDCSRN", (1, 1, 2), 2)],
+)  # fmt: skip
+def test_weights_for_two_axes_run_on_each_pair_and_those_for_any_once(model, factors, runs, monkeypatch):
+    orders = []
+    monkeypatch.setattr(apply, "super_resolve", lambda x, order, **_: orders.append(order) or x)
+    scan = volume_of(blob())
+    sharpen(scan, make_plan(scan, upsample=factors), make_generator(model))
+    assert len(orders) == runs and all(sorted(order) == [0, 1, 2] for order in orders)
+    coarse = {axis for axis in range(3) if factors[axis] > 1}
+    assert all(coarse <= set(order[1:]) or set(order[1:]) <= coarse for order in orders) or runs == 1
