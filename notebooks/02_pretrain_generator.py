@@ -307,7 +307,8 @@ plan = {
     "settings": vars(settings),
 }
 panels = {
-    "L1": {"train_l1": "training", "l1": "validation"},
+    "L1 (training patches)": {"train_l1": "training"},
+    "L1 (validation patches)": {"l1": "validation"},
     "PSNR (dB)": {"psnr": "validation"},
     "SSIM": {"ssim": "validation"},
 }

@@ -383,7 +383,7 @@ def curves(
         zero_filled: column -> what zero-filled LR scores there, drawn as a line.
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.1), squeeze=False, layout="constrained"
+        1, len(panels), figsize=(3.5 * len(panels), 3.1), squeeze=False, layout="constrained"
     )
     for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
         for column, name in columns.items():
