@@ -264,7 +264,7 @@ def shell_correlation(shells: dict[str, pd.DataFrame], first_cut: float, title: 
         first_cut: frequency in cycles per voxel from which on k-space was cut.
     """
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
-    styles = itertools.cycle(("-", "-", "--", ":"))  # curves often lie upon each other
+    styles = itertools.cycle(("-", "--", "-.", ":"))  # curves often lie upon each other
     for (name, table), style in zip(shells.items(), styles, strict=False):
         axes.plot(table["frequency"], table["correlation"], style, label=name)
     axes.axvline(first_cut, color="black", linestyle="-.", linewidth=0.8, label="k-space cut from here on")
