@@ -84,8 +84,7 @@ class Plan:
             )
         if any(self.factors[axis] > THICKEST for axis in self.thick):
             found.append(
-                f"voxels are over {THICKEST:g} times as thick as asked for, and in such a case a cubic spline "
-                "was as good."
+                f"voxels are over {THICKEST:g} times as thick as asked for, where a cubic spline was as good."
             )
         return found
 
