@@ -50,12 +50,13 @@ def test_the_committed_tables_give_these_verdicts(study):
     assert (
         verdicts[verdicts.index.str.contains("margin of 3")].item() == "supported on colin27; not on bb1, bb2"
     )
-    assert verdicts[verdicts.index.str.contains("4x4")].item() == "supported, by one seed alone"
-    assert verdicts[verdicts.index.str.contains("2x2")].item() == "not supported"
+    people = verdicts[verdicts.index.str.contains("on people it has not seen")]
+    assert len(people) == 4 and set(people) == {"supported, by one seed alone"}
     # what another program does is read, and no run of ours can give that verdict
     original = table[table["source"] == "original project"]
     assert set(original["how"]) == {"by reading"}
-    assert table.loc[table["where"].str.contains("bench"), "how"].str.contains("untrained").all()
+    untrained = table["how"] == "measured with untrained weights"
+    assert untrained[table["where"] == "results/bench/networks.csv"].all()
 
 
 def test_the_committed_ledger_is_what_the_committed_tables_give(study, committed):
