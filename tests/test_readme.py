@@ -8,6 +8,7 @@ import pytest
 MEASURED = {
     "whole volume, 256x320x320": ("inference", "256x320x320"),
     "the same, air skipped": ("inference, air skipped", "256x320x320"),
+    "the same with EDSR at 4x4 in place of mDCSRN": ("inference, EDSR", "256x320x320"),
     "whole volume, 128x128x128": ("inference", "128x128x128"),
     "pretraining step, 2 x 64-cube": ("pretraining step", "2 x 64-cube"),
     "G step of the GAN": ("G step", "2 x 64-cube"),
