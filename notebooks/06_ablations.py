@@ -14,7 +14,8 @@
 # %% [markdown]
 # # Ablations: what does each choice cost or bring?
 #
-# The original project's defects and this study's own choices, one at a time, everything else equal.
+# An appendix: the original project's defects and this study's own choices, one at a time,
+# everything else equal.
 #
 # **Goals.** The effect of each on the test heads, after an equal and small number of steps, with its spread
 # over seeds.

@@ -14,7 +14,8 @@
 # %% [markdown]
 # # Claims: what was said, what was measured here, and what follows
 #
-# Every claim of the paper, of the original project and of this study, with the table that answers it.
+# An appendix: every claim of the paper, of the original project and of this study, with the table that
+# answers it.
 #
 # **Goals.** One verdict per claim, and whether a measurement or the reading of code gave it.
 # **Inputs.** Committed tables under `results/`. **Outputs.** `results/study/claims.md`.

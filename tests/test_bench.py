@@ -63,8 +63,8 @@ def test_agreement_is_that_of_the_weights_that_made_the_outputs(tmp_path):
     bench.write_inputs(folder, make_head((20, 24, 16)), [None, 0.5, 0.5])
     facts = {"folder": str(folder), "memory_gib": 1.0, "weights": weights}
     bench.measure("inference", "ours", 1, 0, folder / "ours.npy", **facts)
-    assert bench.agreement(folder, True, weights)["ours to exact"] > 40
-    assert bench.agreement(folder, True)["ours to exact"] < 40
+    own, other = (bench.agreement(folder, True, w)["ours to exact"] for w in (weights, ""))
+    assert own > other + 20  # bfloat16's rounding is far less than what other weights make
 
 
 def test_a_head_takes_hcps_shape():

@@ -89,7 +89,7 @@ def test_the_committed_ledger_is_what_the_committed_tables_give(study, committed
             "several times as fast",
             "bench/ratios.csv",
             "times_faster",
-            -3,
+            -6,
             {"task": "inference", "size": "256x320x320"},
             "not",
         ),

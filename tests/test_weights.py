@@ -29,7 +29,7 @@ def root(tmp_path) -> Path:
     results = Path(shutil.copytree(DEMO, tmp_path / "results/study_4x4"))
     scores = pd.read_csv(results / "metrics.csv")
     own = scores[scores["source_run"] == "demo"].assign(source_run="study_4x4")
-    others = scores[scores["source_run"] != "demo"]  # stays in the table, and is not this run's score
+    others = scores[scores["source_run"] != "demo"].assign(source_run="another")  # not this run's score
     pd.concat([others, own]).to_csv(results / "metrics.csv", index=False)
     facts = json.loads((results / "02_environment.json").read_text())
     facts["outputs"] = {made: sha256(tmp_path / made)}
@@ -91,11 +91,11 @@ def test_held_out_rows_stand_beside_the_same_heads_alone(root):
     scores.loc[moved, "psnr"] += 0.01  # another LR
     rows = weights.held_out_rows(scores, root / "results")
     assert set(rows["subject"]) == {"colin27", "bb2"}
-    assert set(rows["network"]) == {"mDCSRN"} and set(rows["source_run"]) == {"study_4x4"}
+    assert set(rows["network"]) == {"mDCSRN", "EDSR"} and set(rows["source_run"]) == {"study_4x4"}
     assert set(rows.columns) >= set(scores.columns) and rows["seconds"].isna().all()
-    assert len(rows) == 8  # two heads, two regions, with and without data consistency
+    assert len(rows) == 16  # two networks, two heads, two regions, with and without data consistency
     own = scores.query("subject == 'bb2' and network == 'mDCSRN'")["psnr"]
-    assert list(rows.query("subject == 'bb2'")["psnr"]) == list(own)
+    assert list(rows.query("subject == 'bb2' and network == 'mDCSRN'")["psnr"]) == list(own)
     assert weights.held_out_rows(scores, root / "results", "study_4x4").empty  # its own
     assert weights.held_out_rows(scores, root / "nowhere").empty
 
