@@ -240,7 +240,7 @@ def beyond_the_cut(image):
 
 
 true, added = (figures.as_seen(beyond_the_cut(image), head) for image in (hr, best.image))
-place = int(figures.as_seen(brain, head).sum(axis=(0, 1)).argmax())  # the axial plane with most brain in it
+place = figures.most_brain(head)  # an axial plane
 invented = np.where(true * added > 0, np.sign(added) * np.maximum(np.abs(added) - np.abs(true), 0), added)
 inside = figures.as_seen(ndimage.binary_erosion(brain, iterations=2), head)[..., place]
 worst = np.unravel_index(np.argmax(np.abs(invented[..., place]) * inside), inside.shape)

@@ -48,7 +48,7 @@ claims = []  # rows of the ledger: claim, source, what was measured, where, how,
 
 # %% tags=["nbval-check-output"]
 studies = {"4x4": "study_4x4", "2x2": "study_2x2"}
-place, image = ["reduction", "subject", "region"], ["network", "data_consistency"]
+image = ["network", "data_consistency"]
 scores = pd.concat(
     pd.read_csv(results / run / "metrics.csv").query("source_run == @run").assign(reduction=reduction)
     for reduction, run in studies.items()

@@ -211,7 +211,7 @@ def comparison(
         whole_slice: show the slice, too, and not the zoom alone.
     """
     hr, size = as_seen(subject.hr, subject), size_seen(subject.meta["affine"])
-    place, columns = _most_brain(subject), len(made) + 1
+    place, columns = most_brain(subject), len(made) + 1
     zoom = _zoom_box(hr.shape, place, size)
     heights = (1, 1, 1.2, 1.2) if whole_slice else (1, 1)
     figure, axes = plt.subplots(
@@ -283,7 +283,7 @@ def _zoom_box(shape: Sequence[int], axial: int, size: Sequence[float]) -> tuple[
     return slice(left, left + width), slice(back, back + height), slice(axial, axial + 1)
 
 
-def _most_brain(subject: Prepared) -> int:
+def most_brain(subject: Prepared) -> int:
     """The axial slice of `as_seen` with most brain in it."""
     return int(as_seen(subject.brain, subject).sum(axis=(0, 1)).argmax())
 
@@ -312,7 +312,7 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
     index: dict[str, dict[str, str]] = {}
     for head in heads:
         name, size = head.meta["id"], size_seen(head.meta["affine"])[:2]
-        most = _most_brain(head)
+        most = most_brain(head)
         for number, (kind, image) in enumerate(images[name].items()):
             file = f"{name}_{number}.png"
             style = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower", "metadata": {"Software": None}}
@@ -338,16 +338,9 @@ def gains(differences: pd.DataFrame) -> Figure:
         1, 2, figsize=(10, 1.2 + 0.5 * len(methods)), sharex=True, sharey=True, layout="constrained"
     )
     for ax, region in zip(axes, ("brain", "whole"), strict=True):
-        inside = rows[rows["region"] == region]
-        means = inside.groupby("place")["psnr"].mean()
-        ax.plot(means, means.index, "|", color="black", ms=16, mew=2, label="mean")
-        for name, points in inside.groupby("set", sort=False):
-            ax.plot(points["psnr"], points["place"], "o", alpha=0.6, label=name)
+        _dots(ax, rows[rows["region"] == region], "psnr", methods)
         ax.axvline(0, color="black", lw=0.8)
-        ax.set(
-            title=region, yticks=range(len(methods)), yticklabels=methods, xlabel="PSNR over zero-filled (dB)"
-        )
-        ax.grid(alpha=0.3)
+        ax.set(title=region, xlabel="PSNR over zero-filled (dB)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     return figure
 
@@ -359,18 +352,25 @@ def tissue_overlap(overlap: pd.DataFrame) -> Figure:
         overlap: rows of `sprl_utils.extras.tissue.score`.
     """
     methods, tissues = list(overlap["network"].unique())[::-1], list(overlap["tissue"].unique())
+    rows = overlap.assign(place=overlap["network"].map(methods.index), set="heads")
     figure, axes = plt.subplots(
         1, len(tissues), figsize=(3.6 * len(tissues), 1.2 + 0.5 * len(methods)), sharey=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for ax, tissue in zip(axes[0], tissues, strict=True):
-        rows = overlap[overlap["tissue"] == tissue]
-        means = rows.groupby("network")["dice"].mean()
-        ax.plot(means, [methods.index(name) for name in means.index], "|", color="black", ms=16, mew=2)
-        ax.plot(rows["dice"], rows["network"].map(methods.index), "o", color="tab:blue", alpha=0.5)
-        ax.set(title=tissue, yticks=range(len(methods)), yticklabels=methods, xlabel="Dice with HR's")
-        ax.grid(alpha=0.3)
+        _dots(ax, rows[rows["tissue"] == tissue], "dice", methods)
+        ax.set(title=tissue, xlabel="Dice with HR's")
     return figure
+
+
+def _dots(ax: Axes, rows: pd.DataFrame, column: str, methods: Sequence[str]) -> None:
+    """Points per method, at the rows' ``place`` and in a colour per ``set``, and a mark at the mean."""
+    means = rows.groupby("place")[column].mean()
+    ax.plot(means, means.index, "|", color="black", ms=16, mew=2, label="mean")
+    for name, points in rows.groupby("set", sort=False):
+        ax.plot(points[column], points["place"], "o", alpha=0.6, label=name)
+    ax.set(yticks=range(len(methods)), yticklabels=methods)
+    ax.grid(alpha=0.3)
 
 
 def curves(
