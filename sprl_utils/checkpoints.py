@@ -58,7 +58,7 @@ def settings_that_matter(settings: Any) -> dict[str, Any]:
     """The settings on which the weights after a step depend."""
     without = {"every", "validate_every"}
     if getattr(settings, "rate_schedule", "constant") == "constant":
-        without.add("steps")
+        without |= {"steps", "restarts"}
     return {name: value for name, value in asdict(settings).items() if name not in without}
 
 
@@ -129,9 +129,10 @@ class Run:
         """What a checkpoint was made with that changes the result and is not so in this run."""
         # A checkpoint that is older than a setting was made with the setting's default.
         found = settings_that_matter(type(self.settings)(steps=0)) | state["fingerprint"]
-        names = self.fingerprint | found  # a setting that has disappeared counts, too
-        differs = [name for name in names if found.get(name) != self.fingerprint.get(name)]
         done, asked = state["step"] + 1, self.settings.steps
+        found, here = (_with_cycles(settings, done) for settings in (found, self.fingerprint))
+        names = here | found  # a setting that has disappeared counts, too
+        differs = [name for name in names if found.get(name) != here.get(name)]
         return differs or ([f"{done} steps done, {asked} asked for"] if done > asked else [])
 
     def _move_aside(self, differs: Sequence[str]) -> None:
@@ -233,6 +234,14 @@ class Run:
     def table(self) -> pd.DataFrame:
         """The history as a table, one row per checkpoint."""
         return pd.DataFrame(self.history)
+
+
+def _with_cycles(fingerprint: dict[str, Any], done: int) -> dict[str, Any]:
+    """Of a cosine with restarts, only the ends of those cycles that the steps done have begun."""
+    if "steps" not in fingerprint:
+        return fingerprint
+    ends = [*fingerprint.get("restarts", ()), fingerprint["steps"]]  # older checkpoints have no restarts
+    return fingerprint | {"steps": ends[: 1 + sum(end < done for end in ends)], "restarts": None}
 
 
 def lock_folder(out: Path) -> BaseFileLock:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,17 @@ class PretrainSettings:
         rate_reconstruction, rate_compressors: factors on the learning rate of the last 1x1x1 conv and of the
             compressors, which read hundreds of maps that nothing normalises.
         rate_schedule: ``"constant"``, or ``"cosine"``: up over ``rate_warmup`` steps, down to 0 at the end.
+        restarts: steps, in rising order, at which one cosine ends and the next begins (warm restarts,
+            Loshchilov and Hutter 2017). A finished run goes on to more steps if its own are among them.
         average: decay of the running average of the weights that is validated and saved; 0: the weights
             themselves.
+        gradient_norm: a gradient that is longer is shortened to it (gradient clipping); 0: none is.
         every: steps between checkpoints, each with a row of the history and scores of the validation patches.
         norm_patches: BatchNorm takes its statistics from so many patches before the first step, and keeps
             them. 0: they are each batch's own, as in the paper.
 
     Raises:
-        ValueError: another ``rate_schedule``.
+        ValueError: another ``rate_schedule``; restarts that do not rise, or lie outside the run.
     """
 
     steps: int
@@ -76,6 +80,8 @@ class PretrainSettings:
     rate_compressors: float = 1.0
     rate_schedule: str = "constant"
     rate_warmup: int = 0
+    restarts: Sequence[int] = ()
+    gradient_norm: float = 0.0
     average: float = 0.0
     model: str = "mDCSRN"
     init: str = "kaiming"
@@ -87,6 +93,11 @@ class PretrainSettings:
         if self.rate_schedule not in ("constant", "cosine"):
             raise ValueError(
                 f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}"
+            )
+        ends = [0, *self.restarts, self.steps]
+        if self.restarts and any(a >= b for a, b in pairwise(ends)):
+            raise ValueError(
+                f"training: restarts must rise between 0 and {self.steps} steps, found {list(self.restarts)}"
             )
 
 
@@ -178,7 +189,7 @@ def pretrain(
             group["lr"] = group["base_rate"] * learning_rate(step, settings)
         lr, hr = _device_batch(train, step, settings.batch_size, fabric)
         loss = losses.l1_loss(model(lr), hr)
-        _descend(loss, optimizer, fabric)
+        _descend(loss, optimizer, fabric, model, settings.gradient_norm)
         average.update_parameters(generator)
         run.note(step, train_l1=loss.detach())
         if run.is_due(step, settings.every):
@@ -192,8 +203,10 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     """Factor on the base learning rate at ``step``."""
     if settings.rate_schedule == "constant":
         return 1.0
-    rising = min(1.0, (step + 1) / max(1, settings.rate_warmup))
-    return rising * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    ends = [0, *settings.restarts, settings.steps]
+    begin, end = next((a, b) for a, b in pairwise(ends) if step < b or b == settings.steps)
+    rising = min(1.0, (step - begin + 1) / max(1, settings.rate_warmup))
+    return rising * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin)))
 
 
 def averaged(generator: nn.Module, decay: float) -> AveragedModel:
@@ -226,10 +239,18 @@ def rate_groups(generator: Generator, settings: PretrainSettings) -> list[dict]:
     return [{"params": groups[g], "lr": rates[g], "base_rate": rates[g]} for g in groups]
 
 
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, fabric: Fabric) -> None:
-    """One step of an optimiser down the gradient of ``loss``."""
+def _descend(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    model: nn.Module | None = None,
+    gradient_norm: float = 0.0,
+) -> None:
+    """One step down the gradient of ``loss``, clipped to ``gradient_norm`` unless that is 0."""
     optimizer.zero_grad()
     fabric.backward(loss)
+    if gradient_norm:  # a gradient that is not finite shows in the loss, which `Run.note` refuses
+        fabric.clip_gradients(model, optimizer, max_norm=gradient_norm, error_if_nonfinite=False)
     optimizer.step()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,25 @@ def test_the_cosine_rises_and_falls_to_nothing():
     assert rates[0] == pytest.approx(0.1) and max(rates) <= 1 and rates[100] == pytest.approx(0)
     assert rates[50] == pytest.approx(0.5) and all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert {training.learning_rate(s, training.PretrainSettings(steps=9)) for s in range(9)} == {1.0}
+
+
+def test_after_a_restart_the_rate_is_that_of_a_run_of_its_own():
+    cosine = partial(training.PretrainSettings, rate_schedule="cosine", rate_warmup=10)
+    first, second, both = cosine(steps=40), cosine(steps=60), cosine(steps=100, restarts=[40])
+    rates = [training.learning_rate(step, both) for step in range(101)]
+    assert rates[:40] == [training.learning_rate(step, first) for step in range(40)]
+    assert rates[40:] == [training.learning_rate(step, second) for step in range(61)]
+
+
+@pytest.mark.parametrize(("norm", "length"), [(0.0, 10.0), (20.0, 10.0), (0.5, 0.5)])
+def test_a_clipped_gradient_is_as_long_as_its_norm_says(norm, length):
+    """One step of plain gradient descent at a rate of 1 moves the weights by the gradient's length."""
+    fabric = training.make_fabric("cpu", "32-true")
+    plain = torch.nn.Linear(2, 1, bias=False)
+    before = plain.weight.detach().clone()
+    model, optimizer = fabric.setup(plain, torch.optim.SGD(plain.parameters(), 1.0))
+    training._descend(model(torch.tensor([6.0, 8.0])).sum(), optimizer, fabric, model, norm)
+    assert float((plain.weight - before).norm()) == pytest.approx(length, rel=1e-5)
 
 
 def test_the_running_average_of_a_constant_is_the_constant_and_then_follows_at_its_decay():
@@ -276,6 +296,15 @@ def test_more_steps_and_other_looks_go_on_from_where_a_finished_run_ended(
     assert told in capsys.readouterr().out
 
 
+def test_a_finished_cosine_goes_on_with_a_restart_where_it_ended(heads, tmp_path):
+    prepared, whole, longer = tmp_path / "prepared", tmp_path / "whole", tmp_path / "longer"
+    run_pretrain(prepared, whole, steps=6, restarts=[4])
+    run_pretrain(prepared, longer, steps=4)
+    assert list(run_pretrain(prepared, longer, steps=6, restarts=[4])["step"]) == [2, 4, 6]
+    assert same_files(whole, longer, ["generator.safetensors"])
+    assert not list(tmp_path.glob("*.before-*"))
+
+
 def test_another_number_of_steps_is_another_run_where_the_rate_depends_on_it(heads, tmp_path, capsys):
     run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=2)
     run_pretrain(tmp_path / "prepared", tmp_path / "run", steps=4)
@@ -435,3 +464,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(heads, tmp_path):
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="'constant' or 'cosine', found 'linear'"):
         training.PretrainSettings(steps=1, rate_schedule="linear")
+    for restarts in ([0], [9], [6, 3]):
+        with pytest.raises(ValueError, match="restarts must rise between 0 and 9 steps, found"):
+            training.PretrainSettings(steps=9, rate_schedule="cosine", restarts=restarts)
