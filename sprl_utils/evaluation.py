@@ -8,7 +8,7 @@ enforced on its output. A third column, ``source_run``, is the profile of the ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import nn
 
 from sprl_utils import metrics
 from sprl_utils.files import atomic_write
-from sprl_utils.inference import super_resolve
+from sprl_utils.inference import self_ensemble, super_resolve
 from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
 from sprl_utils.masks import head_with_margin
 from sprl_utils.networks import count_parameters, multiply_adds
@@ -68,6 +68,7 @@ def reconstruct(
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
     engine: str = "auto",
+    mirrored: Collection[str] = (),
 ) -> list[Reconstruction]:
     """HR-grid volumes of one head by every method: interpolations, zero-filling, each network.
 
@@ -79,6 +80,8 @@ def reconstruct(
         skip_air: copy the air of the LR image, which `sprl_utils.masks.head_with_margin` finds, instead of
             running the network there.
         dtype, engine: what computes, and in what; see `sprl_utils.inference.super_resolve`.
+        mirrored: names out of ``generators`` that give the mean over mirrored volumes,
+            `sprl_utils.inference.self_ensemble`.
     """
     hr, lr, keep = np.asarray(subject.hr), np.asarray(subject.lr), subject.meta["keep"]
     made = []
@@ -90,9 +93,11 @@ def reconstruct(
     voxel_size = nib.affines.voxel_sizes(np.array(subject.meta["affine"]))
     head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
-        cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size
         how = {"engine": engine, "memory_gib": memory_gib, "foreground": head, "dtype": dtype}
-        sr, seconds = _timed(super_resolve, lr, generator, **how, order=subject.order)
+        how |= {"order": subject.order} | ({"axes": subject.cut_axes} if name in mirrored else {})
+        sr, seconds = _timed(self_ensemble if name in mirrored else super_resolve, lr, generator, **how)
+        passes = 2 ** len(subject.cut_axes) if name in mirrored else 1
+        cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size * passes
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
             consistent, more = _timed(data_consistency, sr, lr, keep)

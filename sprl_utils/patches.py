@@ -45,6 +45,12 @@ class Prepared:
         return tuple(sorted(range(3), key=lambda axis: keep[axis] is not None))
 
     @property
+    def cut_axes(self) -> tuple[int, ...]:
+        """Array axes whose k-space was cut; all of them where LR came with the subject and nobody knows."""
+        keep = self.meta["keep"]
+        return tuple(axis for axis in range(3) if keep is None or keep[axis] is not None)
+
+    @property
     def turned_affine(self) -> np.ndarray:
         """Affine of a volume whose axes are in `order`, but for the origin of a patch of it."""
         return np.array(self.meta["affine"])[:, [*self.order, 3]]

@@ -47,6 +47,24 @@ def test_an_identity_network_returns_its_input_exactly(shape):
         np.testing.assert_array_equal(found, volume)
 
 
+def test_what_a_mirrored_volume_shows_otherwise_is_averaged():
+    """A network that shifts images by a voxel: mirrored, the other way."""
+    shift = nn.Conv3d(1, 1, 3, padding=1, bias=False)
+    nn.init.zeros_(shift.weight)
+    shift.weight.data[0, 0, 1, 1, 0] = 1
+    point = np.zeros((5, 7, 9), np.float32)
+    point[2, 3, 4] = 1
+    both_ways = np.zeros_like(point)
+    both_ways[2, 3, [3, 5]] = 0.5
+    np.testing.assert_array_equal(inference.self_ensemble(point, shift, axes=(1, 2)), both_ways)
+    np.testing.assert_array_equal(inference.self_ensemble(point, shift, axes=()), super_resolve(point, shift))
+    head = np.zeros(point.shape, bool)
+    head[:, :, :5] = True
+    np.testing.assert_array_equal(
+        inference.self_ensemble(point, shift, axes=(2,), foreground=head), both_ways * head
+    )
+
+
 @pytest.mark.parametrize(
     "engine, shape, voxels",
     [
