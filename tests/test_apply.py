@@ -1,5 +1,8 @@
 """A generator on a scan: what is coarse, where the result lies, what stays as it was, what is refused."""
 
+import itertools
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -208,6 +211,17 @@ def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
     shifting.conv0.weight.data[0, 0, 1, 1, :] = shifting.conv0.weight.data[0, 0, 1, 1, :].roll(1)
     sharper, spread = sharpen(scan, plan, shifting, uncertainty=True)
     assert spread.data.max() > 1e-3 and spread.data.shape == sharper.data.shape
+    mean, same_spread = sharpen(scan, plan, shifting, self_ensemble=True, uncertainty=True)
+    np.testing.assert_array_equal(same_spread.data, spread.data)
+    alone, nothing = sharpen(scan, plan, shifting, self_ensemble=True)
+    assert nothing is None
+    images = [
+        np.flip(sharpen(replace(scan, data=np.flip(scan.data, axes)), plan, shifting)[0].data, axes)
+        for n in range(4)
+        for axes in itertools.combinations(range(3), n)
+    ]
+    for found in (mean, alone):
+        np.testing.assert_allclose(found.data, np.mean(images, axis=0), atol=1e-4)
     assert sharper.header["cal_max"] == 0.5 and spread.header["cal_max"] == 0  # else an SD looks black
 
 

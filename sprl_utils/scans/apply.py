@@ -181,6 +181,7 @@ def sharpen(
     memory_gib: float = 4.0,
     skip_air: bool = False,
     dtype: torch.dtype = torch.float32,
+    self_ensemble: bool = False,
     uncertainty: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[Volume, Volume | None]:
@@ -190,7 +191,8 @@ def sharpen(
         generator: has learned to restore the last two axes of what it is given. See `_restored`.
         engine, memory_gib, dtype, progress: see `sprl_utils.inference.super_resolve`.
         skip_air: copy the air around the head, with its ringing: faster.
-        uncertainty: run all eight mirror images too, and return how far their results spread.
+        self_ensemble: the result is the mean over eight mirror images (Lim et al. 2017).
+        uncertainty: return how far the results of the mirror images spread.
 
     Returns:
         The result on its grid in the scan's own units, and the SD over mirror images or None.
@@ -210,8 +212,9 @@ def sharpen(
         return np.clip(_consistent(sr, coarse, plan), coarse.min(), coarse.max())
 
     sharper = run(())
-    result = on_grid(scan, plan.shape, sharper * scale + floor)
-    return result, _without_window(result, _spread(sharper, run) * scale) if uncertainty else None
+    mean, spread = _mirrored(sharper, run) if self_ensemble or uncertainty else (sharper, None)
+    result = on_grid(scan, plan.shape, (mean if self_ensemble else sharper) * scale + floor)
+    return result, _without_window(result, spread * scale) if uncertainty else None
 
 
 def _without_window(like: Volume, data: np.ndarray) -> Volume:
@@ -265,12 +268,14 @@ def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
     return sr + resample(restored - low, sr.shape)
 
 
-def _spread(first: np.ndarray, run: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
-    """SD over the volume and its seven mirror images (Welford's mean and sum of squares)."""
+def _mirrored(
+    first: np.ndarray, run: Callable[[tuple[int, ...]], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and SD over the volume and its seven mirror images (Welford's mean and sum of squares)."""
     mean, squares = first.astype(float), np.zeros(first.shape)
     flips = [f for n in (1, 2, 3) for f in itertools.combinations(range(3), n)]
     for count, flipped in enumerate(flips, start=2):
         step = run(flipped) - mean
         mean += step / count
         squares += step**2 * (count - 1) / count
-    return np.sqrt(squares / (len(flips) + 1)).astype(np.float32)
+    return mean.astype(np.float32), np.sqrt(squares / (len(flips) + 1)).astype(np.float32)

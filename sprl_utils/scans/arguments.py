@@ -102,6 +102,8 @@ def _super_resolve_arguments(parser: argparse.ArgumentParser) -> None:
     existing("--force", action="store_true", help="overwrite files that are there")
     existing("--skip-existing", action="store_true",
              help="leave out scans whose results are there already: resumes a batch")
+    add("--self-ensemble", action="store_true",
+        help="write the mean over eight mirror images, which is closer to the truth; 8 times as slow")
     add("--uncertainty", action="store_true",
         help="also write the SD over eight mirror images; 8 times as slow")
     add("--sidecar", action="store_true", help="also write how a result was made, as JSON")

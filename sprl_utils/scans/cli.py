@@ -140,9 +140,11 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     engine = choose_engine(args.engine, generator)
     sharper, spread = sharpen(
         scan, plan, generator, engine, memory_gib=args.memory, skip_air=args.skip_air,
-        dtype=dtype, uncertainty=args.uncertainty, progress=progress(name, args.quiet),
+        dtype=dtype, self_ensemble=args.self_ensemble, uncertainty=args.uncertainty,
+        progress=progress(name, args.quiet),
     )  # fmt: skip
-    results = [(job.result, sharper, "super-resolved")]
+    what = "super-resolved" + (", 8 mirror images" if args.self_ensemble else "")
+    results = [(job.result, sharper, what)]
     if job.spread:  # the result last: where it is, the others are
         results.insert(0, (job.spread, spread, "SD over 8 mirror images"))
     for path, image, what in results:
