@@ -1,8 +1,11 @@
 """The rubric on this repository, and on copies of it that are broken on purpose."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +16,23 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from sprl_utils.evaluation import (
+    mean_differences,
+    over_zero_filled,
+    reconstruct,
+    results_table,
+    score,
+    summary,
+)
+from sprl_utils.fetch import fetch_all
 from sprl_utils.grading import grade
+from sprl_utils.grading.reproduction import SPREAD
 from sprl_utils.kspace import truncate_kspace
-from sprl_utils.manifest import Subject, write_manifest
+from sprl_utils.manifest import Subject, read_manifest, write_manifest
 from sprl_utils.masks import intensity_scale
-from sprl_utils.networks import Generator, save_weights
-from sprl_utils.prepare import CLIP
+from sprl_utils.networks import Generator, load_generator, save_weights
+from sprl_utils.prepare import CLIP, Recipe, prepare_all
+from sprl_utils.provenance import repo_root
 
 WEIGHTS = "sprl_utils/extras/weights"
 
@@ -162,30 +176,111 @@ def test_a_cached_head_that_is_another_file_fails(copy):
         check("downloaded")(copy)
 
 
-@pytest.mark.filterwarnings("ignore:brain mask")
-@pytest.mark.parametrize("error", [0.0, 0.1])
-def test_weights_are_run_again_on_heads_they_have_not_seen(tmp_path, error):
-    """Weights that return their input score what zero-filling scores: scikit-image says how much."""
+@pytest.fixture
+def anna(tmp_path) -> tuple[Path, np.ndarray]:
+    """A repository with one head of one's own that tests, and the head: a ball of noise."""
+    root = tmp_path / "root"
     ball = np.linalg.norm(np.indices((24, 32, 28)) - np.array([12, 16, 14])[:, None, None, None], axis=0) < 9
     head = (1000 * ball * (1 + 0.2 * np.random.default_rng(0).random(ball.shape))).astype(np.float32)
     nib.save(nib.Nifti1Image(head, np.eye(4)), tmp_path / "anna.nii.gz")
-    (tmp_path / "data_manifest").mkdir()
-    anna = Subject("anna", "local", str(tmp_path / "anna.nii.gz"), group="anna", split="test", kind="person")
-    write_manifest([anna], tmp_path / "data_manifest/people.csv")
+    (root / "data_manifest").mkdir(parents=True)
+    subject = Subject(
+        "anna", "local", str(tmp_path / "anna.nii.gz"), group="anna", split="test", kind="person"
+    )
+    write_manifest([subject], root / "data_manifest/people.csv")
+    (root / WEIGHTS).mkdir(parents=True)
+    return root, head
 
+
+def write_card(root: Path, name: str, keep: float, psnr: float, ssim: float) -> None:
+    row = {"head": "anna", "region": "whole", "data_consistency": False, "psnr": psnr, "ssim": ssim}
+    card = {name: {"keep": keep, "held_out": [row]}}
+    (root / WEIGHTS / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.filterwarnings("ignore:brain mask")
+@pytest.mark.parametrize("error", [0.0, 0.1])
+def test_weights_are_run_again_on_heads_they_have_not_seen(anna, error):
+    """Weights that return their input score what zero-filling scores: scikit-image says how much."""
+    root, head = anna
     hr = np.minimum(head / np.float32(intensity_scale(head)), CLIP)
     lr = truncate_kspace(hr, [None, 0.5, 0.5])
     psnr, ssim = (f(hr, lr, data_range=1) for f in (peak_signal_noise_ratio, structural_similarity))
-    row = {"head": "anna", "region": "whole", "data_consistency": False, "psnr": psnr + error, "ssim": ssim}
-    save_weights(Generator(init="identity"), tmp_path / WEIGHTS / "same.safetensors")
-    card = {"same.safetensors": {"keep": 0.5, "held_out": [row]}}
-    (tmp_path / WEIGHTS / "card.json").write_text(json.dumps(card))
-    item = check("stated metrics")
-    if not error:
-        assert "1 weights on one head" in item(tmp_path)
-        return
-    with pytest.raises(grade.Failed, match="same.safetensors: differs from card.json by {'psnr': 0.1"):
-        item(tmp_path)
+    write_card(root, "same.safetensors", 0.5, psnr + error, ssim)
+    save_weights(Generator(init="identity"), root / WEIGHTS / "same.safetensors")
+    for item in (check("stated metrics"), check("one head")):
+        if not error:
+            assert "same" in item(root) or "1 weights" in item(root)
+            continue
+        with pytest.raises(grade.Failed, match="same.safetensors.*'psnr': 0.1"):
+            item(root)
+
+
+GUTTED = {
+    "nothing": ("", ""),
+    "the network": ("inference.py", "def super_resolve(volume, *args, **kwargs):\n    return volume\n"),
+    "the degradation": ("kspace.py", "def truncate_kspace(volume, keep):\n    return volume\n"),
+    "the data consistency": ("kspace.py", "def data_consistency(sr, lr, keep):\n    return sr\n"),
+    "the scores": ("metrics.py", "def psnr(image, hr, mask=None):\n    return 40.0\n"),
+}
+
+
+GRADE_ONE = (
+    "import pathlib, sys; from sprl_utils.grading import grade; grade._one_head(pathlib.Path(sys.argv[1]))"
+)
+
+
+@pytest.mark.filterwarnings("ignore:brain mask")
+@pytest.mark.parametrize("gutted", GUTTED)
+def test_a_gutted_package_does_not_give_the_numbers_of_the_card(anna, committed, tmp_path, gutted):
+    """Shipped weights, run by a copy of the package in which one function does nothing."""
+    root, _ = anna
+    name = "EDSR_2x2.safetensors"
+    shutil.copy(repo_root() / WEIGHTS / name, root / WEIGHTS)
+    (subject,) = read_manifest(root / "data_manifest/people.csv")
+    files = fetch_all([subject], tmp_path / "cache")
+    (head,) = prepare_all([subject], files, tmp_path / "prepared", Recipe(0.5))
+    made = reconstruct(head, {"EDSR": load_generator(root / WEIGHTS / name)})
+    rows = score(head, made).query("network == 'EDSR'").rename(columns={"subject": "head"})
+    columns = ["head", "region", "data_consistency", "psnr", "ssim"]
+    card = {name: {"keep": 0.5, "held_out": rows[columns].to_dict("records")}}
+    (root / WEIGHTS / "card.json").write_text(json.dumps(card))
+
+    package = Path(shutil.copytree(committed / "sprl_utils", tmp_path / "copy" / "sprl_utils"))
+    module, function = GUTTED[gutted]
+    if module:
+        with (package / module).open("a") as source:
+            source.write(f"\n\n{function}")
+    run = subprocess.run(
+        [sys.executable, "-c", GRADE_ONE, str(root)],
+        cwd=package.parent,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (run.returncode == 0) == (gutted == "nothing"), run.stderr
+    assert gutted == "nothing" or "differs from card.json by" in run.stderr
+
+
+def test_a_rerun_on_another_machine_passes(copy):
+    """The demo's scores moved by less than the stated spread, and what follows from them was written anew."""
+    folder = copy / "results/demo"
+    scores = pd.read_csv(folder / "metrics.csv")
+    ours = scores["source_run"] == "demo"
+    moved = np.random.default_rng(0).uniform(-0.9, 0.9, len(scores))
+    for metric, spread in SPREAD.items():
+        scores.loc[ours, metric] += moved[ours] * spread
+    scores.to_csv(folder / "metrics.csv", index=False)
+    summary(scores).to_csv(folder / "summary.csv", index=False)
+    mean_differences(over_zero_filled(scores)).to_csv(folder / "differences.csv", index=False)
+    table = results_table(scores, "whole").to_markdown(index=False)
+    (folder / "table.md").write_text(f"{table}\n", encoding="utf-8")
+    claims = [sys.executable, str(copy / "notebooks/07_claims.py")]
+    subprocess.run(
+        claims, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, check=True, capture_output=True
+    )
+    for words in ("Tables follow", "table of results", "Each claim"):
+        check(words)(copy)
 
 
 def test_the_command_prints_writes_and_says_by_its_status(copy, monkeypatch, capsys):
