@@ -25,6 +25,8 @@ from sprl_utils.tiles import Box, grow, plan_tiles, shrink, within
 
 #: Memory in bytes per voxel of a plane: for what is remembered, and for each plane of a step (measured).
 BYTES = {torch.float32: (31_000, 4_500), torch.bfloat16: (17_000, 2_400)}
+#: The same for what a graph is given to remember, which it keeps a float32 copy of (measured).
+GIVEN = 10_500
 #: Fewest and most planes of a step.
 FEWEST, MOST = 4, 16
 #: What a change of boxes costs: as planes of the new box, and as voxels, for its graph has to be compiled.
@@ -48,25 +50,25 @@ def in_planes(
         mask = np.zeros_like(wanted[outer])
         mask[within(inner, outer)] = wanted[inner]
         most = min(MOST, int((memory_bytes / mask[0].size - fixed) / each))
-        restored[inner] = _column(volume[outer], generator, mask, most, dtype, progress)[within(inner, outer)]
+        steps = _steps(mask, generator.blocks * generator.units, most, memory_bytes, dtype)
+        restored[inner] = _column(volume[outer], generator, *steps, dtype, progress)[within(inner, outer)]
     return restored
 
 
 def _column(
     column: np.ndarray,
     generator: Generator,
-    mask: np.ndarray,
-    most: int,
+    planes: int,
+    steps: Sequence[tuple[int, Box]],
     dtype: torch.dtype,
     progress: Progress,
 ) -> np.ndarray:
-    """A column ``(D, H, W)``, right where ``mask`` is True; beyond its faces the network sees zeros."""
+    """A column ``(D, H, W)`` in `plan_steps`; beyond its faces the network sees zeros."""
     lag, depth = generator.blocks * generator.units, len(column)
-    planes = -(-(depth + lag) // -(-(depth + lag) // most))  # steps of one size with little beyond the end
     padded = np.pad(column, ((1, planes + lag + 1), (1, 1), (1, 1)))
     complete = np.pad(column, ((lag, planes), (0, 0), (0, 0)))
     graph, current = None, None
-    for first, box in progress(plan_steps(mask, lag, planes)):
+    for first, box in progress(steps):
         if box != current:
             remembered = _remembered(graph, current, box)
             graph = None  # so that two graphs never take memory together
@@ -85,12 +87,22 @@ def _column(
 # ---- which box of the planes each step computes ------------------------------------------------------------
 
 
-def plan_steps(mask: np.ndarray, lag: int, planes: int) -> list[tuple[int, Box]]:
+def _steps(
+    mask: np.ndarray, lag: int, most: int, memory_bytes: float, dtype: torch.dtype
+) -> tuple[int, list[tuple[int, Box]]]:
+    """Planes of a step, and the steps of a column."""
+    depth, (fixed, each) = len(mask) + lag, BYTES[dtype]
+    planes = -(-depth // -(-depth // most))  # steps of one size with little beyond the end
+    return planes, plan_steps(mask, lag, planes, memory_bytes / (fixed + GIVEN + planes * each))
+
+
+def plan_steps(mask: np.ndarray, lag: int, planes: int, largest: float = math.inf) -> list[tuple[int, Box]]:
     """First plane of each step and its box of H and W, such that all of ``mask`` comes out right.
 
     A step that is fed ``planes`` planes from ``first`` on computes maps that reach the output's planes from
     ``first - lag`` to ``first + planes + lag``. Consecutive steps share a box where a tighter one would save
-    less than the change costs.
+    less than the change costs. A box after the first has at most ``largest`` voxels per plane: its graph is
+    given what the one before it remembers, which takes memory.
     """
     needs = []
     for first in range(0, len(mask) + lag, planes):
@@ -102,6 +114,8 @@ def plan_steps(mask: np.ndarray, lag: int, planes: int) -> list[tuple[int, Box]]
         for start in range(stop):
             box = _hull([box for _, box in needs[start:stop]])
             area = math.prod(s.stop - s.start for s in box)
+            if start and area > largest:
+                continue
             cost = ((stop - start) * planes + CHANGE_PLANES) * area + CHANGE_VOXELS
             options.append((best[start][0] + cost, start, box))
         cost, start, box = min(options, key=lambda option: option[0])
