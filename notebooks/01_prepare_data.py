@@ -35,7 +35,6 @@ hcp_ids = ""  # CSV whose first column lists the HCP subject ids
 hcp_own_lr = False  # read <id>_LR.mat beside each HCP volume instead of making LR
 split_rule = "seeded"  # for rows without a split: "seeded" or "original"
 split_seed = 0  # seed of the "seeded" rule
-group_splits = {}  # leakage groups to put into another split than the manifest's, e.g. {"bb": "train"}
 keep = 0.25  # share of k-space samples kept on each degraded axis
 lr_recipe = "paper"  # "paper", or "original" with its defects
 fixed_scale = 0.0  # divide intensities by this; 0: such that the brain's median becomes 0.5
@@ -215,7 +214,6 @@ if hcp_root:
 else:
     listed = manifests.read_manifest(root / manifest)
 listed = manifests.assign_splits(listed, rule_named(split_rule), split_seed)
-listed = manifests.move_groups(listed, group_splits)
 listed = [s for s in listed if not subjects or s.id in subjects]
 pd.DataFrame(listed)[["id", "group", "split", "kind", "axes"]].head(10)
 

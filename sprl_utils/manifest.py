@@ -9,7 +9,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -243,20 +243,3 @@ def assign_splits(
     done = [replace(s, split=s.split or chosen[s.id]) for s in subjects]
     _check_groups(done, f"split rule {rule.__name__}")
     return done
-
-
-def move_groups(subjects: Sequence[Subject], splits: Mapping[str, str]) -> list[Subject]:
-    """Put whole leakage groups into other splits: for leaving one person out after the other.
-
-    Args:
-        splits: leakage group -> its new split.
-
-    Raises:
-        ValueError: no subject of that group, or an unknown split.
-    """
-    for group, split in splits.items():
-        if group not in {s.group for s in subjects}:
-            raise ValueError(f"splits: expected the leakage group of a subject, found {group!r}")
-        if split not in SPLITS:
-            raise ValueError(f"splits: group {group}: expected one of {', '.join(SPLITS)}, found {split!r}")
-    return [replace(s, split=splits.get(s.group, s.split)) for s in subjects]

@@ -145,18 +145,3 @@ def test_seeded_split_keeps_groups_whole_and_given_splits():
 def test_bad_split():
     with pytest.raises(ValueError, match=r"shares: expected 4 that sum to 1, found \[0.5, 0.1\]"):
         manifest.assign_splits([local("a")], shares=(0.5, 0.1))
-
-
-def test_whole_groups_move_to_another_split():
-    subjects = [
-        local("a", group="p", split="test"),
-        local("b", group="p", split="test"),
-        local("c", split="train"),
-    ]
-    moved = manifest.move_groups(subjects, {"p": "train"})
-    assert [s.split for s in moved] == ["train", "train", "train"]
-    assert [s.split for s in subjects] == ["test", "test", "train"]
-    with pytest.raises(ValueError, match="leakage group of a subject, found 'q'"):
-        manifest.move_groups(subjects, {"q": "train"})
-    with pytest.raises(ValueError, match="group p: expected one of train.*found 'Test'"):
-        manifest.move_groups(subjects, {"p": "Test"})
