@@ -112,7 +112,7 @@ def shell_correlation(image: np.ndarray, reference: np.ndarray, shells: int = 40
     """Fourier shell correlation (Harauz & van Heel 1986): agreement of both spectra by spatial frequency.
 
     Returns:
-        One row a shell: ``frequency`` (its middle, cycles a voxel, up to 0.5) and ``correlation``.
+        One row per shell: ``frequency`` (its middle, cycles per voxel, up to 0.5) and ``correlation``.
     """
     a, b = (_spectrum(volume) for volume in (image, reference))
     radius = np.sqrt(
@@ -130,7 +130,7 @@ def shell_correlation(image: np.ndarray, reference: np.ndarray, shells: int = 40
 
 
 def first_cut_frequency(shape: Sequence[int], keep: Keep) -> float:
-    """Frequency in cycles a voxel up to which LR kept all: where a shell first meets the cut band."""
+    """Frequency in cycles per voxel up to which LR kept all: where a shell first meets the cut band."""
     shares = [k / n for k, n in zip(kept_samples(shape, keep), shape, strict=True) if k < n]
     return min(shares) / 2 if shares else 0.5
 
