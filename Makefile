@@ -86,6 +86,7 @@ study:  ## Train mDCSRN and EDSR on many people, 4x4 and 2x2, and test on others
 	@$(python) -m sprl_utils.extras.weights
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
+	@$(MAKE) --no-print-directory PROFILE=people results/people/06_ablations.ipynb
 	@$(MAKE) --no-print-directory claims
 
 rehearsal: $(ready)  ## Run synthetic heads of HCP's size through every stage, timed, into results/rehearsal/

@@ -28,6 +28,9 @@
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
 ablations = ["reference", "LR of another gain", "GAN", "GAN, G never trained"]  # empty: all but networks
+ablation_model = "mDCSRN"  # the network that learns; "EDSR" for the learning curve over people
+ablation_init = "edges"  # how it starts; EDSR starts with "kaiming"
+ablation_gradient_norm = 0.0  # longer gradients of pretraining are shortened to it; 0: none
 ablation_seeds = [0]  # each variant is trained once with each
 ablation_steps = 4  # updates of the generator in pretraining
 ablation_gan_steps = 4  # updates of either network in the GAN stage
@@ -37,6 +40,7 @@ gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 discriminator_width = 8  # maps of D's first conv (64 in the paper)
 memory_gib = 4.0  # for the network's maps in whole volumes
 patch_size = 16  # edge of the training cubes, in voxels
+ablation_edges = []  # edges of training boxes on D, H, W, in place of cubes
 batch_size = 2  # cubes per step (2 in the paper)
 device = "auto"  # "auto", "cpu" or "cuda"
 precision = "auto"  # "auto", "32-true" or "bf16-mixed"
@@ -66,7 +70,7 @@ runs, results = run.runs, run.results
 
 # %%
 heads = {split: load_prepared(runs / "prepared", split) for split in ("train", "validation", "test")}
-known = ablation.VARIANTS | ablation.COMPARATORS
+known = ablation.VARIANTS | ablation.COMPARATORS | ablation.PEOPLE
 chosen = {name: known[name] for name in ablations or ablation.VARIANTS}
 pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what differs").to_frame()
 
@@ -91,7 +95,9 @@ pretraining = PretrainSettings(
     rate_schedule="cosine",
     rate_warmup=max(1, ablation_steps // 20),
     average=0.98,
-    init="edges",
+    model=ablation_model,
+    init=ablation_init,
+    gradient_norm=ablation_gradient_norm,
     every=max(1, ablation_steps // 4),
 )
 gan = GanSettings(
@@ -105,11 +111,11 @@ gan = GanSettings(
     every=max(1, ablation_gan_steps // 2),
 )
 ablation.check(chosen, heads, pretraining.model, memory_gib)
-rows = []
+rows, edges = [], ablation_edges or patch_size
 for seed in ablation_seeds:
     for name, variant in chosen.items():
         plans = replace(pretraining, seed=seed), replace(gan, seed=seed)
-        scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, patch_size, memory_gib)
+        scores = ablation.run(variant, heads, runs / "ablations", *plans, fabric, edges, memory_gib)
         rows.append(scores.assign(variant=name))
         print(f"seed {seed}: {name}")
 scores = pd.concat(rows, ignore_index=True)
@@ -135,6 +141,18 @@ figures.save(figure, results / "figures" / "ablations.png")
 # end at the mean over seeds, and thin lines reach from the least to the greatest; 2x2 and 5x5 start from
 # another LR and cannot be compared there. On the right, what training added to each variant's own LR.
 # Scales are linear within 0.01 dB and logarithmic beyond: read the numbers, not the lengths.
+#
+# ## What one more person brings
+#
+# Where the variants differ by how many people trained (profile `people`), this is the learning curve, in the
+# brain of each test head:
+
+# %%
+everybody = len({h.meta["group"] for h in heads["train"]})
+people = scores["variant"].map(lambda name: chosen[name].people or everybody)
+if people.nunique() > 1:
+    figure = pictures.people(scores.assign(people=people))
+    figures.save(figure, results / "figures" / "people.png")
 
 # %%
 results.mkdir(parents=True, exist_ok=True)
@@ -143,7 +161,7 @@ effects.to_csv(results / "ablation_effects.csv")
 used = {
     **describe_fabric(fabric),
     **vars(pretraining),
-    "patch_size": patch_size,
+    "patch_size": edges,
     "seeds": ablation_seeds,
     "gan_steps": ablation_gan_steps,
     "gan_learning_rate": gan_learning_rate,

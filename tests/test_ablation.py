@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sprl_utils.extras.compiled import SHARE
 from sprl_utils.inference import OVERHEAD_GIB
 from sprl_utils.manifest import Subject
 from sprl_utils.networks import Generator, make_generator
+from sprl_utils.patches import Prepared
 from sprl_utils.prepare import Recipe, load_prepared, volume_arrays, write_prepared
 from sprl_utils.profiles import read_profile
 from sprl_utils.provenance import repo_root
@@ -85,6 +87,24 @@ def test_more_kept_samples_leave_less_to_restore(heads, tmp_path):
 def test_an_unknown_lr_is_refused():
     with pytest.raises(ValueError, match="lr must be one of 'zero-filled', .* found 'sinc'"):
         Variant(lr="sinc")
+
+
+def test_fewer_people_train_with_all_of_their_scans(heads, tmp_path, monkeypatch):
+    (head,) = heads["train"]
+    scans = []
+    for number, group in enumerate("abac"):
+        scan = Prepared(shutil.copytree(head.folder, tmp_path / f"scan{number}"))
+        (scan.folder / "meta.json").write_text(
+            json.dumps(head.meta | {"id": f"scan{number}", "group": group})
+        )
+        scans.append(scan)
+    trained_on = []
+    monkeypatch.setattr(ablation, "pretrain", lambda train, *_: trained_on.append(train.subjects))
+    settings = PretrainSettings(steps=1), GanSettings(steps=1), make_fabric("cpu", "32-true")
+    for people in (1, 2, 0):
+        ablation._train(Variant(people=people), heads | {"train": scans}, tmp_path, *settings, 16)
+    names = [[h.meta["id"][-1] for h in found] for found in trained_on]
+    assert names == [["0", "2"], ["0", "1", "2"], ["0", "1", "2", "3"]]
 
 
 def test_effects_are_paired_by_seed():

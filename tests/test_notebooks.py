@@ -139,7 +139,7 @@ def test_profile_opens_with_its_command_and_its_needs(profile):
     command = rf"make reproduce( PROFILE={stem}){'?' if stem == 'demo' else ''}"
     if stem in ("bench", "rehearsal"):
         command = f"make {stem}"
-    elif stem in ("ablations", "comparison") or stem.startswith("study"):
+    elif stem in ("ablations", "comparison", "people") or stem.startswith("study"):
         command = "make study"
     assert re.match(rf"# {command}(\s|$)", first)
     assert any(line.startswith("# Needs: ") for line in rest)

@@ -45,6 +45,7 @@ class Variant:
         stitching: ``"exact"``, or the original project's cubes of 64 with a margin of 3.
         synthetic: train on synthetic heads too, where there are some.
         precision: of training, as in `sprl_utils.training.make_fabric`; None: the run's.
+        people: train on the first so many people (leakage groups); 0: on all.
     """
 
     lr: str = "zero-filled"
@@ -54,6 +55,7 @@ class Variant:
     stitching: str = "exact"
     synthetic: bool = True
     precision: str | None = None
+    people: int = 0
 
     def __post_init__(self) -> None:
         if self.lr not in LRS:
@@ -96,6 +98,8 @@ COMPARATORS = {
     "SRResNet": Variant(pretrain={"model": "SRResNet"}),
     "SRGAN": Variant(pretrain={"model": "SRResNet"}, gan={}),
 }
+#: Fewer people at an equal number of steps; the reference learns from all.
+PEOPLE = {"1 person": Variant(people=1), "4 people": Variant(people=4), "12 people": Variant(people=12)}
 
 
 def check(
@@ -131,7 +135,7 @@ def run(
     pretraining: PretrainSettings,
     gan: GanSettings,
     fabric: Fabric,
-    patch_size: int,
+    patch_size: int | Sequence[int],
     memory_gib: float = 4.0,
 ) -> pd.DataFrame:
     """Train and score one variant with one seed (that of the settings); resumable in ``out``.
@@ -141,8 +145,8 @@ def run(
         out: folder of all runs; those that share a pretraining share its folder.
 
     Returns:
-        One row per test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR; the
-        network's ``parameters`` and its ``multiply_adds`` for the head.
+        One row per test head: PSNR, SSIM and NRMSE of SR, and ``input_psnr`` of its LR, all against HR; both
+        PSNR in the brain; the network's ``parameters`` and its ``multiply_adds`` for the head.
     """
     same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
     heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
@@ -163,12 +167,16 @@ def _train(
     pretraining: PretrainSettings,
     gan: GanSettings,
     fabric: Fabric,
-    patch_size: int,
+    patch_size: int | Sequence[int],
 ) -> Path:
     """Weights of the variant's generator; runs of the same settings are made once."""
     train_heads = [h for h in heads["train"] if variant.synthetic or h.meta["kind"] != "synthetic"]
+    if variant.people:
+        groups = list(dict.fromkeys(h.meta["group"] for h in train_heads))[: variant.people]
+        train_heads = [h for h in train_heads if h.meta["group"] in groups]
     settings = replace(pretraining, **variant.pretrain)
     data = f"{variant.lr} {variant.keep or 'as prepared'}, {'all' if variant.synthetic else 'real'} heads"
+    data += f" of {variant.people}" if variant.people else ""
     changed = _listed(variant.pretrain) or "plain"
     precision = describe_fabric(fabric)["precision"]
     folder = out / "runs" / f"{data}, {changed}, {precision}, seed {settings.seed}"
@@ -189,7 +197,7 @@ def _listed(settings: dict) -> str:
 
 
 def _score(head: Prepared, generator: nn.Module, stitching: str, memory_gib: float) -> dict:
-    lr, hr = np.asarray(head.lr), np.asarray(head.hr)
+    lr, hr, brain = np.asarray(head.lr), np.asarray(head.hr), np.asarray(head.brain)
     if stitching == "original":
         sr, _ = original_super_resolve(lr.transpose(head.order), generator.eval())
         sr = sr.transpose(np.argsort(head.order))
@@ -199,6 +207,8 @@ def _score(head: Prepared, generator: nn.Module, stitching: str, memory_gib: flo
         "subject": head.meta["id"],
         **{name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS},
         "input_psnr": metrics.psnr(lr, hr),
+        "brain_psnr": metrics.psnr(sr, hr, brain),
+        "brain_input_psnr": metrics.psnr(lr, hr, brain),
         "parameters": count_parameters(generator),
         "multiply_adds": multiply_adds(generator, 1) * hr.size,
     }

@@ -45,6 +45,26 @@ def _voxels(sizes: pd.Series) -> pd.Series:
     return edges.prod(axis=1)
 
 
+def people(scores: pd.DataFrame) -> Figure:
+    """Gain in the brain by the number of people that trained: one point per test head, a line at their mean.
+
+    Args:
+        scores: rows of `sprl_utils.comparison.ablation.run` with a column ``people``.
+    """
+    figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    gain = scores.assign(gain=scores["brain_psnr"] - scores["brain_input_psnr"])
+    gain = gain.groupby(["people", "subject"])["gain"].mean().unstack()  # over seeds
+    ax.plot(gain.index, gain, "o", color="tab:blue", alpha=0.5, ms=4)
+    ax.plot(gain.index, gain.mean(axis=1), "k-", label="mean")
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(xscale="log", xlabel="people that trained", ylabel="PSNR in the brain\nover zero-filled LR (dB)")
+    ax.set_xticks(gain.index, [str(n) for n in gain.index])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return figure
+
+
 def ablations(effects: pd.DataFrame) -> Figure:
     """Change of PSNR against the reference and gain over the variant's own LR, one bar each, both symlog.
 
