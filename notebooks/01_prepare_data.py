@@ -25,6 +25,10 @@
 # - **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
 # - **Time.** Reading takes about 30 minutes. Running takes about 20 seconds on the smoke profile and a
 #   minute on `demo`, downloads not counted.
+#
+# *The paper* is Chen et al. 2018, *the original project* is the course project that this study continues, and
+# *ours* marks what this study does otherwise. HCP is the Human Connectome Project, whose scans the paper
+# uses.
 
 # %% tags=["parameters"]
 profile = "smoke"  # name of the folders under runs/ and results/
@@ -169,10 +173,10 @@ figures.save(figure, results / "figures" / "point_spread.png")
 
 # %% [markdown]
 # **What is to be seen** (made-up points; the curves are scaled so that the PSF's peak is 1). Left: the PSF,
-# with a main lobe about 1.21 $n/m$ wide and side lobes of alternating sign, the first of them a fifth of the
-# peak. Middle: two points that are closer than the lobe is wide become one. Right: two points further apart
-# stay two. That is resolution: the voxels are as many as before, but what lies within one lobe can no longer
-# be told apart.
+# with a main lobe about 1.21 $n/m$ wide at half its height and side lobes of alternating sign, the first of
+# them a fifth of the peak. Middle: two points that are closer than the lobe is wide become one. Right: two
+# points further apart stay two. That is resolution: the voxels are as many as before, but what lies within
+# one lobe can no longer be told apart.
 #
 # ### What a magnitude loses
 #
@@ -234,10 +238,11 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 #
 # $$\mathrm{LR} = \left|\, F^{-1} \left( M \cdot F(\mathrm{HR}) \right) \right| .$$
 #
-# *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the share
-# `keep` of axes 1 and 2: a quarter in the demo, because heads of 1 mm lose little but noise when half is
-# kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The function that does
-# it is `kspace.truncate_kspace`; first it does so for all heads, and then we do it by hand for one slice.
+# *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the
+# share `keep` of axes 1 and 2: a quarter in the demo, because heads of 1 mm lose too little for the eye
+# when half is kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The
+# function that does it is `kspace.truncate_kspace`; first it does so for all heads, and then we do it by
+# hand for one slice.
 
 # %% tags=["nbval-check-output"]
 recipe = recipe_named(lr_recipe)(keep, fixed_scale or None, tuple(crop) or None)
@@ -425,7 +430,7 @@ print("by hand as the package does it:", np.allclose(by_hand, package, atol=1e-4
 # looks like. *Ours*, after SynthSeg and SynthSR: the anatomy of a training head is bent at random, its
 # intensities become a few flat classes with random means, and texture, a bias field and noise are added.
 # These heads join the training split only, in the leakage group of the head they come from. The demo makes
-# four.
+# two.
 
 # %%
 if synthetic_heads:
@@ -479,7 +484,8 @@ run.finish(used, inputs)
 # %% [markdown]
 # ## Recap
 #
-# - A scanner measures k-space. A cut of it blurs with a sinc whose width is 1.21 $n/m$ voxels, and rings.
+# - A scanner measures k-space. A cut of it blurs with a sinc, 1.21 $n/m$ voxels wide at half its height, and
+#   rings.
 # - A magnitude loses the sign of the ringing, in the dark beside bright edges.
 # - Data consistency puts measured samples in place of invented ones. In the linear case it is a projection
 #   and never leads away from HR.

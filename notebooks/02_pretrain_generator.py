@@ -328,8 +328,8 @@ figures.save(figure, results / "figures" / "pretrain_curves.png")
 # **What is to be seen.** `training` is the mean L1 over the training patches since the last point;
 # `validation` is measured on the fixed validation patches with the averaged weights, and the dashed line is
 # zero-filled LR on the same patches. Training loss is noisy because every step sees other patches. In the
-# demo's 160 steps the network may well end on the wrong side of the line. Fine-tuning begins at step 0. The
-# first and the last point as numbers:
+# demo's 160 steps the network may well end on the wrong side of the line. Where `start_weights` names trained
+# weights, the curve has a point at step 0, which shows them. The first and the last point as numbers:
 
 # %%
 pd.DataFrame(

@@ -106,10 +106,11 @@ print(f"Wasserstein distance {exact:.2f}; the means of the clouds are {means_apa
 #
 # $$W = \max_{D} \; \overline{D(\mathrm{HR})} - \overline{D(\mathrm{SR})}$$
 #
-# that any function $D$ can reach whose slope is nowhere above 1. A network is such a function if it is
-# trained to make the difference large and its slope 1. **WGAN-GP** asks for the slope with a **gradient
-# penalty**, which it measures at random places between the two sets. Here is all of it, for two networks: one
-# with LeakyReLU of slope 0.2 on the negative side, and one of slope 1, as in the original project:
+# that any function $D$ can reach whose gradient is nowhere longer than 1. A network is such a function if
+# it is trained to make the difference large and the norm of its gradient 1. **WGAN-GP** asks for that norm
+# with a **gradient penalty**, which it measures at random places between the two sets. Here is all of it,
+# for two networks: one with LeakyReLU of slope 0.2 on the negative side, and one of slope 1, as in the
+# original project:
 
 # %% tags=["nbval-check-output"]
 hr_points, sr_points = (torch.tensor(cloud, dtype=torch.float32) for cloud in (hr_cloud, sr_cloud))
@@ -167,10 +168,11 @@ figures.save(figure, results / "figures" / "two_clouds.png")
 # %% [markdown]
 # **What is to be seen** (made-up points). Left: each SR point has its partner on the ring. Middle: D has
 # built a landscape that rises from the SR cloud to the ring. An arrow at an SR point is what G is told: "go
-# there, and your score rises". It leads each point outward, to a place where HR points are, and not to their
-# mean in the middle. Right: D with slope 0.2 finds the distance. It ends a little above it, because the
-# penalty tolerates a slope slightly above 1. With slope 1 the network is linear, whatever its size. A linear
-# D sees the means alone, and those nearly agree: it tells G next to nothing.
+# there, and your score rises". It leads each point outward, to a place where HR points are, and not to
+# their mean in the middle. Right: D with LeakyReLU of 0.2 finds the distance. It ends a little above it,
+# because the penalty tolerates a gradient slightly longer than 1. A LeakyReLU of 1 is the identity, so that
+# network is linear, whatever its size. A linear D sees the means alone, and those nearly agree: it tells G
+# next to nothing.
 #
 # ## The discriminator
 #

@@ -210,7 +210,8 @@ figures.save(figure, results / "figures" / "shell_correlation_known.png")
 #   put nothing in the wrong place, and it falls with noise.
 # - **Fourier shell correlation** is the same by spatial frequency. Blur and sharpening leave it near 1,
 #   because they only scale a frequency. Noise makes it fall where the image has little power. So a curve that
-#   falls says "wrong or invented" and never "too soft".
+#   falls says that detail of this frequency is wrong, invented, or missing in part of the shell, and never
+#   that it is only too soft.
 #
 # ## Sharp, or right?
 #
@@ -237,8 +238,9 @@ figures.save(figure, results / "figures" / "shell_correlation.png")
 #
 # ### What is invented
 #
-# The part of an image that lies in the lost samples of k-space is its detail. LR has none, so all of it comes
-# from the network. Beside HR's own detail it shows what was restored, what was missed, and what was invented:
+# The part of an image that lies in the lost samples of k-space is its detail. LR has next to none (only what
+# taking the magnitude adds, see `band_power` of zero-filling above), so what is there comes from the network.
+# Beside HR's own detail it shows what was restored, what was missed, and what was invented:
 
 # %%
 best = shown[head.meta["id"]][-1]

@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command and its options; ends the process with code 2 where they make no sense."""
-    top = _Parser(prog="sprl", description="3D brain-MRI super-resolution with mDCSRN.")
+    top = _Parser(prog="sprl", description="3D brain-MRI super-resolution with EDSR or mDCSRN.")
     top.add_argument("--version", action="version", version=f"sprl {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     for name, (add_arguments, about) in COMMANDS.items():
@@ -116,17 +116,19 @@ def _computation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="FILE",
         help="generator.safetensors of a run, or a name of sprl_utils/extras/weights/; the default fits the "
         "scan: EDSR_2x2 where less than two thirds of an axis of k-space are missing, else EDSR_4x4")
-    add("--skip-air", action="store_true", help="copy the air, with its ringing: faster")
+    add("--skip-air", action="store_true",
+        help="copy the scan outside of the head, with its ringing, instead of running the network there")
     add("--memory", metavar="GIB", default=4.0,
         type=_number(f"more than {OVERHEAD_GIB} GiB", math.nextafter(OVERHEAD_GIB, 1), 1e6),
         help="bound on the memory for the network's maps, in GiB (4)")
     add("--threads", metavar="N", type=_number("a number of threads from 1", 1, 4096, int),
         help="threads of the CPU that the network computes with; the default is one per core")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(auto)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="where the network runs; auto takes a GPU where there is one")
     add("--engine", default="auto", choices=("auto", *ENGINES),
         help="what runs the network: openvino, a compiler for CPUs, or torch; auto takes openvino on a CPU")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-        help="of the network's dense units; auto takes bfloat16 where the hardware has instructions for it")
+        help="numbers that the network computes in; auto takes bfloat16 where the hardware multiplies it")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +159,9 @@ def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
     add("root", help="HCP's layout or BIDS (also s3://bucket/folder), or HR/ and LR/")
     add("output", type=Path, help="CSV, read by the notebooks")
     add("--unsigned", action="store_true", help="read S3 without credentials, as public buckets allow")
-    add("--rule", default="seeded", choices=("seeded", "original"), help="of the splits (seeded)")
-    add("--seed", type=int, default=0, help="of the seeded rule (0)")
+    add("--rule", default="seeded", choices=("seeded", "original"),
+        help="how scans are shared out among the splits (seeded)")
+    add("--seed", type=int, default=0, help="random seed of the rule 'seeded' (0)")
     add("--force", action="store_true", help="overwrite a file that is there")
 
 
@@ -169,7 +172,7 @@ COMMANDS = {
     "evaluate": (_evaluate_arguments, "PSNR, SSIM and NRMSE of a volume against another"),
     "degrade": (_degrade_arguments, "cut k-space: low resolution on the same grid"),
     "view": (_view_arguments,
-        "write a page to look around in a scan, or in two side by side; no network needed"),
+        "write a page to look around in a scan, or in two side by side, which opens without the Internet"),
     "manifest": (_manifest_arguments, "list the scans of a folder, with splits"),
 }
 # fmt: on

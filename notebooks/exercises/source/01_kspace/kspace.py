@@ -60,7 +60,7 @@ def show(images, size=3.4, **options):
 # Write `cut(image, keep)`. It transforms an image of two axes to k-space, keeps the central `keep[0]` times
 # `keep[1]` samples, sets all others to 0, and transforms back. Of an axis of $n$ samples in the order of
 # `np.fft.fftshift`, DC (frequency 0) is number `n // 2`, and the kept samples begin at number `n // 2 -
-# keep // 2`. Return the complex image.
+# keep // 2`. Return the complex image. (Here `keep` counts samples; in notebook 01 it is their share.)
 #
 # <details><summary>Hint 1: the order of the samples</summary>
 #

@@ -190,7 +190,7 @@ assert planes_of_the_seam == 28  # within 17 - 3 planes of the cut, on either si
 # ## Exercise 9: Break the split on purpose
 #
 # Two scans of one person are not independent. If one is trained on and the other is validated on, the split
-# **leaks**: validation asks what training has told.
+# **leaks**: validation then rewards a network for remembering a person whom it was trained on.
 #
 # ### 9a. Find leaks (1 point)
 #
