@@ -112,7 +112,8 @@ plus = plus[found.index.get_level_values("network").str.endswith("+")]
 targets = targets.join(found, on=keys).join(plus, on=keys)
 best = targets[["measured (dB)", "mirrored (dB)"]].max(axis=1)
 targets["reached"] = (best >= targets["target (dB)"]).map({True: "yes", False: "no"})
-targets.round(2)
+targets = targets.round(2).astype(object).fillna("-")
+targets
 
 # %% [markdown]
 # ## Other networks
@@ -352,7 +353,7 @@ for (network, kept), rows in brain.groupby(image, sort=False):
     means = rows.groupby(["reduction", "set"], sort=False)[["psnr", "ssim"]].mean()
     shown = means.apply(lambda r: f"{r.psnr:+.2f} / {r.ssim:+.4f}", axis=1)
     text[network + ", data consistency" * kept] = shown
-held_out = pd.concat(text, axis=1)
+held_out = pd.concat(text, axis=1).fillna("-")
 held_out.insert(0, "heads", start.size().astype(str))
 held_out = held_out.rename_axis(["k-space", "test heads"]).reset_index()
 held_out
@@ -422,7 +423,7 @@ by_choice
 # %%
 sections = {
     "Claims, and what was measured here": ledger,
-    "Targets set before training: PSNR over zero-filling, with data consistency": targets.round(2),
+    "Targets set before training: PSNR over zero-filling, with data consistency": targets,
     "Test heads, in the brain: PSNR (dB) / SSIM, against zero-filled LR": held_out,
     "Scan against rescan of one person: what a noisy scan allows": rescans,
     "Networks after as many steps": by_network,
