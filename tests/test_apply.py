@@ -202,6 +202,15 @@ def test_coarse_axes_are_turned_to_where_the_network_learned_them():
         )
 
 
+@pytest.mark.parametrize(
+    ("upsample", "warned"), [((1, 1, 4), False), ((1, 1, 5), True), ((2, 2, 2), False), ((1, 2, 4), True)]
+)
+def test_thick_voxels_bring_a_warning_where_a_cubic_spline_was_as_good(upsample, warned):
+    """The cases that `results/thick/thick.csv` compares."""
+    plan = make_plan(volume_of(np.random.default_rng(0).random((12, 10, 14))), upsample=upsample)
+    assert any("a cubic spline was as good" in warning for warning in plan.warnings) == warned
+
+
 def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
     scan = volume_of(np.random.default_rng(0).random((12, 10, 14)))
     scan.header["cal_max"] = 0.5

@@ -28,8 +28,9 @@ from sprl_utils.volumes import Volume
 LARGEST_FACTOR = 5.0
 #: A factor up to which the weights that learned from half of k-space are the better ones.
 HALF = 3.0
-#: A factor of thick voxels up to which the result beat a cubic spline in every brain (``results/thick/``).
-THICKEST = 4.0
+#: Factors of thick voxels, on one axis and on more, up to which the result beat a cubic spline in every brain
+#: (``results/thick/``).
+THICKEST, THICKEST_OF_MORE = 4.0, 3.0
 #: What an axis may grow by rounding to whole voxels without being asked to, as a share of its length.
 ROUNDING = 0.01
 
@@ -82,9 +83,11 @@ class Plan:
             found.append(
                 f"the weights learned from cut k-space and not from thick voxels, as on axis {axes}."
             )
-        if any(self.factors[axis] > THICKEST for axis in self.thick):
+        limit = THICKEST_OF_MORE if len(self.thick) > 1 else THICKEST
+        if any(self.factors[axis] > limit for axis in self.thick):
             found.append(
-                f"voxels are over {THICKEST:g} times as thick as asked for, where a cubic spline was as good."
+                f"voxels are over {limit:g} times as thick as asked for, where a cubic spline was as good on "
+                "some heads."
             )
         return found
 
