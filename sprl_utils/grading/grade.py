@@ -248,9 +248,10 @@ def _stated_metrics(root: Path) -> str:
 
 
 def _one_head(root: Path) -> str:
-    """The first weights of the card on the first of its heads."""
+    """The first weights of the card on one of its heads, of a package index if there is one: that is near."""
     name, entry = next(iter(_stated(root).items()))
-    head = entry["held_out"][0]["head"]
+    https = {s.id: s.source.startswith("https") for s in read_manifest(root / "data_manifest/people.csv")}
+    head = min((row["head"] for row in entry["held_out"]), key=https.__getitem__)
     one = entry | {"held_out": [row for row in entry["held_out"] if row["head"] == head]}
     try:
         off = _off(root, name, one)
