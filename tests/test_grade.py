@@ -170,7 +170,7 @@ def test_a_broken_copy_fails(copy, name):
 
 
 def test_a_cached_head_that_is_another_file_fails(copy):
-    (copy / "runs/cache/colin27").mkdir(parents=True)
+    (copy / "runs/cache/colin27").mkdir(parents=True, exist_ok=True)
     (copy / "runs/cache/colin27/ch2.nii.gz").write_bytes(b"another head")
     with pytest.raises(grade.Failed, match="ch2.nii.gz of colin27 is not the file of the manifest"):
         check("downloaded")(copy)
