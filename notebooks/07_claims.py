@@ -107,9 +107,9 @@ targets = pd.DataFrame(
 ).melt(["set", "region", "reduction"], var_name="network", value_name="target (dB)")
 keys = ["set", "region", "reduction", "network"]
 found = gain[gain["data_consistency"]].groupby(keys)["psnr"].mean().rename("measured (dB)")
-plus = found.rename("mirrored (dB)").rename(lambda name: name.removesuffix("+"), level="network")
-plus = plus[found.index.get_level_values("network").str.endswith("+")]
-targets = targets.join(found, on=keys).join(plus, on=keys)
+mirrored = targets[keys].assign(network=targets["network"] + "+")
+targets = targets.join(found, on=keys)
+targets["mirrored (dB)"] = found.reindex(pd.MultiIndex.from_frame(mirrored)).to_numpy()
 best = targets[["measured (dB)", "mirrored (dB)"]].max(axis=1)
 targets["reached"] = (best >= targets["target (dB)"]).map({True: "yes", False: "no"})
 targets = targets.round(2).astype(object).fillna("-")

@@ -23,7 +23,7 @@ from torch import nn
 
 from sprl_utils import metrics
 from sprl_utils.files import atomic_write
-from sprl_utils.inference import self_ensemble, super_resolve
+from sprl_utils.inference import self_ensemble
 from sprl_utils.kspace import crop_kspace, data_consistency, interpolate
 from sprl_utils.masks import head_with_margin
 from sprl_utils.networks import count_parameters, multiply_adds
@@ -94,10 +94,9 @@ def reconstruct(
     head = head_with_margin(lr, voxel_size) if skip_air else None
     for name, generator in generators.items():
         how = {"engine": engine, "memory_gib": memory_gib, "foreground": head, "dtype": dtype}
-        how |= {"order": subject.order} | ({"axes": subject.cut_axes} if name in mirrored else {})
-        sr, seconds = _timed(self_ensemble if name in mirrored else super_resolve, lr, generator, **how)
-        passes = 2 ** len(subject.cut_axes) if name in mirrored else 1
-        cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size * passes
+        axes = subject.cut_axes if name in mirrored else ()
+        sr, seconds = _timed(self_ensemble, lr, generator, axes, **how, order=subject.order)
+        cost = count_parameters(generator), multiply_adds(generator, 1) * hr.size * 2 ** len(axes)
         made.append(Reconstruction(name, False, sr, seconds, *cost))
         if keep is not None:
             consistent, more = _timed(data_consistency, sr, lr, keep)

@@ -94,18 +94,22 @@ def self_ensemble(
 
     Args:
         volume, foreground, options: of `super_resolve`.
-        axes: of the volume, those along which it lost resolution.
+        axes: of the volume, those along which it lost resolution; without any it is `super_resolve`.
 
     Returns:
         float32 volume of the same shape.
     """
-    mirrored = [flipped for n in range(len(axes) + 1) for flipped in combinations(axes, n)]
     total = np.zeros(np.shape(volume), np.float32)
-    for flipped in mirrored:
+    for flipped in mirrors(axes):
         wanted = None if foreground is None else np.flip(foreground, flipped)
         restored = super_resolve(np.flip(volume, flipped), generator, foreground=wanted, **options)
         total += np.flip(restored, flipped)
-    return total / len(mirrored)
+    return total / len(mirrors(axes))
+
+
+def mirrors(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The axes to flip for each mirror image along ``axes``; the first is the image itself."""
+    return [flipped for n in range(len(axes) + 1) for flipped in combinations(axes, n)]
 
 
 # ---- engine torch ------------------------------------------------------------------------------------------

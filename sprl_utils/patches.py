@@ -41,8 +41,7 @@ class Prepared:
     @property
     def order(self) -> tuple[int, ...]:
         """Array axes as networks see them: those whose k-space was cut come last."""
-        keep = self.meta["keep"] or [None] * 3
-        return tuple(sorted(range(3), key=lambda axis: keep[axis] is not None))
+        return tuple(sorted(range(3), key=lambda axis: axis in self.cut_axes))
 
     @property
     def cut_axes(self) -> tuple[int, ...]:

@@ -94,11 +94,15 @@ class PretrainSettings:
             raise ValueError(
                 f"training: rate_schedule must be 'constant' or 'cosine', found {self.rate_schedule!r}"
             )
-        ends = [0, *self.restarts, self.steps]
-        if self.restarts and any(a >= b for a, b in pairwise(ends)):
+        if self.restarts and any(begin >= end for begin, end in self.cycles):
             raise ValueError(
                 f"training: restarts must rise between 0 and {self.steps} steps, found {list(self.restarts)}"
             )
+
+    @property
+    def cycles(self) -> list[tuple[int, int]]:
+        """First step of each cosine, and the step after its last."""
+        return list(pairwise([0, *self.restarts, self.steps]))
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,7 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     """Factor on the base learning rate at ``step``."""
     if settings.rate_schedule == "constant":
         return 1.0
-    ends = [0, *settings.restarts, settings.steps]
-    begin, end = next((a, b) for a, b in pairwise(ends) if step < b or b == settings.steps)
+    begin, end = next((a, b) for a, b in settings.cycles if step < b or b == settings.steps)
     rising = min(1.0, (step - begin + 1) / max(1, settings.rate_warmup))
     return rising * 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin)))
 

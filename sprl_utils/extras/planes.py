@@ -49,8 +49,7 @@ def in_planes(
         outer = grow(inner, halo, volume.shape)
         mask = np.zeros_like(wanted[outer])
         mask[within(inner, outer)] = wanted[inner]
-        most = min(MOST, int((memory_bytes / mask[0].size - fixed) / each))
-        steps = _steps(mask, generator.blocks * generator.units, most, memory_bytes, dtype)
+        steps = _steps(mask, generator.blocks * generator.units, memory_bytes, dtype)
         restored[inner] = _column(volume[outer], generator, *steps, dtype, progress)[within(inner, outer)]
     return restored
 
@@ -88,10 +87,11 @@ def _column(
 
 
 def _steps(
-    mask: np.ndarray, lag: int, most: int, memory_bytes: float, dtype: torch.dtype
+    mask: np.ndarray, lag: int, memory_bytes: float, dtype: torch.dtype
 ) -> tuple[int, list[tuple[int, Box]]]:
     """Planes of a step, and the steps of a column."""
     depth, (fixed, each) = len(mask) + lag, BYTES[dtype]
+    most = min(MOST, int((memory_bytes / mask[0].size - fixed) / each))
     planes = -(-depth // -(-depth // most))  # steps of one size with little beyond the end
     return planes, plan_steps(mask, lag, planes, memory_bytes / (fixed + GIVEN + planes * each))
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sprl_utils.inference import super_resolve
+from sprl_utils.inference import mirrors, super_resolve
 from sprl_utils.kspace import data_consistency, kept_samples, resample
 from sprl_utils.masks import head_with_margin, intensity_scale
 from sprl_utils.scans.cuts import find_cut
@@ -276,7 +276,7 @@ def _mirrored(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and SD over the volume and its seven mirror images (Welford's mean and sum of squares)."""
     mean, squares = first.astype(float), np.zeros(first.shape)
-    flips = [f for n in (1, 2, 3) for f in itertools.combinations(range(3), n)]
+    _, *flips = mirrors(range(3))
     for count, flipped in enumerate(flips, start=2):
         step = run(flipped) - mean
         mean += step / count
