@@ -19,8 +19,8 @@
 # - **Goals.** Know what k-space is and what a cut of it does to an image: blur, ringing, a lost sign. Make
 #   pairs of low resolution (LR) and high resolution (HR) from real heads. See why a measured sample should
 #   be kept.
-# - **You need.** Numpy, and no MR physics: each term is explained where it first comes up, and again in
-#   `notebooks/glossary.md`.
+# - **You need.** Numpy, and no MR physics: terms are explained where they are first used, and each has a
+#   sentence or two in `notebooks/glossary.md`.
 # - **Inputs.** `data_manifest/*.csv` and the files it names.
 # - **Outputs.** `runs/<profile>/prepared/<id>/` (HR, LR, masks).
 # - **Time.** Reading takes about 30 minutes. Running takes about 20 seconds on the smoke profile and a
@@ -254,28 +254,30 @@ pd.DataFrame([{name: p.meta[name] for name in facts} for p in prepared[:10]])
 # Intensities are divided by `scale`, which brings the median of the brain to 0.5 unless `fixed_scale` is
 # given, and then **clipped** to 0 ... `prepare.CLIP`: vessels and scalp fat reach several times the brightest
 # tissue and would rule the loss. What is brighter is lost from HR, and so from LR, from what the networks
-# learn and from every score. In one head of the training split:
+# learn and from every score. In the head that loses most:
 
 # %% tags=["nbval-check-output"]
-shown = prepare.load_prepared(runs / "prepared", "train")[0]
-hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
-clipped = hr >= np.float32(prepare.CLIP)
+shares = [np.mean(np.asarray(p.hr) >= np.float32(prepare.CLIP)) for p in prepared]
+most = prepared[int(np.argmax(shares))]
+lost = np.asarray(most.hr) >= np.float32(prepare.CLIP)
 print(
-    f"{shown.meta['id']}: {clipped.sum():,} of {hr.size:,} voxels ({clipped.mean():.3%}) are clipped at "
-    f"{prepare.CLIP} of the scale, {(clipped & shown.brain).sum():,} of them in the brain"
+    f"{most.meta['id']}: {lost.sum():,} of {lost.size:,} voxels ({lost.mean():.3%}) are clipped at "
+    f"{prepare.CLIP} of the scale, {(lost & most.brain).sum():,} of them in the brain"
 )
 
 # %% [markdown]
 # ### One slice by hand
 #
-# A sagittal slice of that head, cut to the brain. Its two axes lead from posterior to anterior and from
-# inferior to superior. The function of the warm-up cuts both, and the package must agree:
+# A sagittal slice (seen from the side) of the first training head, cut to the brain. Its two axes lead from
+# posterior to anterior and from inferior to superior. The function of the warm-up cuts both, and the package
+# must agree:
 
 # %% tags=["nbval-check-output"]
+shown = prepare.load_prepared(runs / "prepared", "train")[0]
+hr, lr = np.asarray(shown.hr), np.asarray(shown.lr)
 brain = figures.as_seen(hr, shown)  # the brain's box, with axes that lead to the right, to the front and up
-plane = brain[brain.shape[0] * 2 // 5].astype(
-    float
-)  # double precision, so that what is exact can be asserted
+# In double precision, so that what is exact can be asserted.
+plane = brain[brain.shape[0] * 2 // 5].astype(float)
 kept = [round(keep * samples) for samples in plane.shape]
 measured = cut(plane, kept)  # complex: of an even number of samples, the outermost has no mirror image
 lr_plane = np.abs(measured)
@@ -355,7 +357,7 @@ figures.save(figure, results / "figures" / "hr_lr.png")
 
 # %% tags=["nbval-check-output"]
 loss_db = 10 * np.log10(1 / np.mean((lr - hr) ** 2))
-print(f"{shown.meta['id']}: zero-filled LR lies {loss_db:.2f} dB PSNR from HR")
+print(f"{shown.meta['id']}: zero-filled LR has a PSNR of {loss_db:.2f} dB against HR")
 assert lr.shape == hr.shape and np.isfinite(lr).all()
 
 # %% [markdown]

@@ -44,7 +44,7 @@ rate_schedule = "cosine"  # "constant" or "cosine"
 rate_warmup = 4  # steps over which "cosine" rises
 restarts = []  # steps at which "cosine" begins anew
 average = 0.95  # decay of the running average of the weights; 0: off
-model = "mDCSRN"  # a name in sprl_utils.networks.MODELS; sprl_utils.comparison.networks adds three others
+model = "mDCSRN"  # a name in sprl_utils.networks.MODELS, to which CONTRIBUTING.md says how to add one
 init = "edges"  # "edges", "identity" or the original project's "kaiming"
 start_weights = ""  # path of a generator to go on from (fine-tuning); empty: a new one
 edsr_steps = 16  # updates of EDSR, the network on the measured grid; 0: none
@@ -327,9 +327,11 @@ figures.save(figure, results / "figures" / "pretrain_curves.png")
 # %% [markdown]
 # **What is to be seen.** `training` is the mean L1 over the training patches since the last point;
 # `validation` is measured on the fixed validation patches with the averaged weights, and the dashed line is
-# zero-filled LR on the same patches. Training loss is noisy because every step sees other patches. In the
-# demo's 160 steps the network may well end on the wrong side of the line. Where `start_weights` names trained
-# weights, the curve has a point at step 0, which shows them. The first and the last point as numbers:
+# zero-filled LR on the same patches. PSNR and SSIM measure how close an image is to HR, and more is better;
+# notebook 04 defines both. Training loss is noisy because every step sees other patches. A few hundred steps
+# on a few heads, as in the smoke run and the demo, end near the line and often on its wrong side. The study's
+# curve, `results/study_4x4/figures/pretrain_curves.png`, rises far above it. Where `start_weights` names
+# trained weights, the curve has a point at step 0, which shows them. The first and the last point as numbers:
 
 # %%
 pd.DataFrame(
@@ -501,8 +503,10 @@ if edsr_steps:
 
 # %% [markdown]
 # **What is to be seen** (validation boxes). Unlike mDCSRN, EDSR does not start at the LR image. Its convs
-# start at random, which adds a grid of noise, so it begins far below the dashed line. It takes some hundred
-# steps to reach the line, which the smoke profile does not have. The boxes are not those of the curves above;
+# start at random, which adds a grid of noise, so it begins far below the dashed line. In the study, which
+# learns from 36 people, it is above the line at its first point, after 250 steps. The smoke run and the demo
+# end too early for that. The demo's heads are averages and drawn ones, and a network that learns what is
+# special to them may even get worse on the validation head. The boxes are not those of the curves above:
 # `04_evaluate` compares both networks on the same whole heads.
 
 # %%

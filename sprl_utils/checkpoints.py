@@ -5,8 +5,6 @@ of another run is moved aside. A checkpoint holds everything that is no function
 optimiser state, random state and history.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

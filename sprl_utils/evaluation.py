@@ -5,8 +5,6 @@ interpolation where there is none. ``data_consistency`` says whether the measure
 enforced on its output. A third column, ``source_run``, is the profile of the run that a row comes from.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -6,8 +6,6 @@ of a public bucket it is read without any.
 A folder that holds heads already, named by the environment variable ``SPRL_HEADS``, spares the download.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import os

@@ -5,8 +5,6 @@ affine, so that an axial plane is axial whatever the file's axis order: left is 
 anterior or superior is up. Pixels have the proportions of the voxels.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Sequence
@@ -325,13 +323,14 @@ def save_slices(images: dict[str, dict[str, np.ndarray]], heads: Sequence[Prepar
 
 
 def gains(differences: pd.DataFrame) -> Figure:
-    """PSNR of each method over zero-filled LR, one point per head and a line at the mean; brain and whole.
+    """PSNR of each method over zero-filled LR, one point per head, a line per data set; brain and whole.
 
     Args:
         differences: of `sprl_utils.evaluation.over_zero_filled`.
     """
     names = differences["network"] + np.where(differences["data_consistency"], ", data consistency", "")
-    labels = names + "\n" + differences["source_run"]
+    several = differences["source_run"].nunique() > 1
+    labels = names + "\n" + differences["source_run"] if several else names
     methods = list(labels.unique())[::-1]
     rows = differences.assign(place=labels.map(methods.index), set=differences["subject"].map(data_set))
     figure, axes = plt.subplots(
@@ -346,13 +345,13 @@ def gains(differences: pd.DataFrame) -> Figure:
 
 
 def tissue_overlap(overlap: pd.DataFrame) -> Figure:
-    """Dice of each tissue in each image with the tissue in HR, one point per head and a line at the mean.
+    """Dice of each tissue in each image with the tissue in HR, one point per head, a line per data set.
 
     Args:
         overlap: rows of `sprl_utils.extras.tissue.score`.
     """
     methods, tissues = list(overlap["network"].unique())[::-1], list(overlap["tissue"].unique())
-    rows = overlap.assign(place=overlap["network"].map(methods.index), set="heads")
+    rows = overlap.assign(place=overlap["network"].map(methods.index), set=overlap["subject"].map(data_set))
     figure, axes = plt.subplots(
         1, len(tissues), figsize=(3.6 * len(tissues), 1.2 + 0.5 * len(methods)), sharey=True,
         squeeze=False, layout="constrained",
@@ -360,16 +359,17 @@ def tissue_overlap(overlap: pd.DataFrame) -> Figure:
     for ax, tissue in zip(axes[0], tissues, strict=True):
         _dots(ax, rows[rows["tissue"] == tissue], "dice", methods)
         ax.set(title=tissue, xlabel="Dice with HR's")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     return figure
 
 
 def _dots(ax: Axes, rows: pd.DataFrame, column: str, methods: Sequence[str]) -> None:
-    """Points per method, at the rows' ``place`` and in a colour per ``set``, and a mark at the mean."""
-    means = rows.groupby("place")[column].mean()
-    ax.plot(means, means.index, "|", color="black", ms=16, mew=2, label="mean")
+    """Points per method, at the rows' ``place``; a colour per ``set``, and a mark at the mean of several."""
     for name, points in rows.groupby("set", sort=False):
-        ax.plot(points[column], points["place"], "o", alpha=0.6, label=name)
-    ax.set(yticks=range(len(methods)), yticklabels=methods)
+        (drawn,) = ax.plot(points[column], points["place"], "o", alpha=0.6, label=name)
+        means = points.groupby("place")[column].agg(["mean", "size"]).query("size > 1")["mean"]
+        ax.plot(means, means.index, "|", color=drawn.get_color(), ms=18, mew=2.5)
+    ax.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.5, len(methods) - 0.5))
     ax.grid(alpha=0.3)
 
 

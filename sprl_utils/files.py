@@ -1,7 +1,5 @@
 """Hashes, and atomic writes: a file is whole or not there. Imports no other module."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -4,8 +4,6 @@
 time.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence

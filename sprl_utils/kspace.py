@@ -4,8 +4,6 @@ Volumes are float32 ``(x, y, z)``. A scan of lower resolution measures fewer k-s
 centre of k-space is how the paper and this study make LR from HR.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

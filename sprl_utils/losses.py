@@ -1,7 +1,5 @@
 """The losses: L1, and WGAN-GP (Gulrajani et al., arXiv 1704.00028) as the paper uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 A manifest is a CSV with one row per subject; `data_manifest/README.md` explains each column.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """The intensity scale of a volume, its foreground and its brain; volumes are ``(x, y, z)``."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

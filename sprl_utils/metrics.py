@@ -1,7 +1,5 @@
 """How close SR is to HR: scikit-image's PSNR, 3D SSIM and NRMSE, and their mean and SD over subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

@@ -3,8 +3,6 @@
 Tensors are ``(N, C, D, H, W)``; D, H, W are a volume's x, y, z in the file's own axis order.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence

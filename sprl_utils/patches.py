@@ -4,8 +4,6 @@ Patches are boxes of a volume whose axes are turned so that the coarse ones are 
 as tensors they become ``(N, C, D, H, W)``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

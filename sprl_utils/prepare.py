@@ -1,7 +1,5 @@
 """One subject from its file to a folder from which patches can be read: HR, LR, masks, and what was done."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -6,8 +6,6 @@ is a YAML file of values that replace some of them; one profile serves all noteb
 ``python -m sprl_utils.profiles PROFILE.yaml [NOTEBOOK.py]`` checks a profile and prints a notebook's share.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -4,8 +4,6 @@ Nothing that names a person or a machine is written down: no user or host names,
 no path outside the repository. Imports no other module.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib
@@ -13,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import time
@@ -64,13 +61,6 @@ def repo_root() -> Path:
         if (folder / "sprl_utils" / "__init__.py").is_file() and (folder / "notebooks").is_dir():
             return folder
     raise FileNotFoundError(f"repository: expected sprl_utils/ and notebooks/ in {here} or above, found none")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (CPU and GPU)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def tune_process(threads: int | None = None) -> dict[str, Any]:

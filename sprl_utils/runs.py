@@ -1,18 +1,17 @@
 """What every notebook begins and ends with: folders, seeds, and the provenance record of its results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lightning_fabric import seed_everything
 
 from sprl_utils.figures import banner
 from sprl_utils.provenance import (
     environment,
     keep_record,
     repo_root,
-    seed_everything,
     tune_process,
     write_json,
 )
@@ -60,6 +59,6 @@ class NotebookRun:
 def start_run(profile: str, record: str, seed: int) -> NotebookRun:
     """Tune this process, seed everything, and show the banner of a smoke run; call it before any work."""
     root, process = repo_root(), tune_process()
-    seed_everything(seed)
+    seed_everything(seed, verbose=False)
     banner(profile)
     return NotebookRun(profile, record, root, root / "runs" / profile, root / "results" / profile, process)

@@ -5,8 +5,6 @@ box, is thrown away. With a halo as wide as the network sees, the merged result 
 whole volume. A network that computes on a coarser grid is given tiles that begin on that grid.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

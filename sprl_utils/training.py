@@ -5,8 +5,6 @@ Both count steps from 0 and are functions of (settings, step): learning rate, pa
 CPU in fp32.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence

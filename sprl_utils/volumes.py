@@ -4,8 +4,6 @@ A volume is float32 ``(x, y, z)`` in the file's own axis order; its affine takes
 The command reads more formats (`sprl_utils.scans.formats`) and has them checked here.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import itertools

@@ -188,13 +188,15 @@ def test_titles_give_the_tables_psnr(tmp_path):
     assert "brain 56.79 dB" in title and title.count(" dB") == 1
 
 
-def test_gains_have_one_point_per_head_and_method_and_the_mean():
-    rows = [(head, "net", dc, "run", region, psnr) for head, psnr in (("a", 1.0), ("b", -0.5))
+def test_gains_have_one_point_per_head_and_method_and_the_mean_of_a_data_set():
+    heads = {"ds1_sub-01": 1.0, "ds1_sub-02": -0.5, "colin27": 2.0}
+    rows = [(head, "net", dc, "run", region, psnr) for head, psnr in heads.items()
             for dc in (False, True) for region in ("brain", "whole")]  # fmt: skip
     columns = ["subject", "network", "data_consistency", "source_run", "region", "psnr"]
     for ax in figures.gains(pd.DataFrame(rows, columns=columns)).axes:
-        means, *points = [list(line.get_xdata()) for line in ax.lines[:3]]
-        assert points == [[1.0, 1.0], [-0.5, -0.5]] and means == [0.25, 0.25]
+        several, mean, single, none = [list(line.get_xdata()) for line in ax.lines[:4]]
+        assert sorted(several) == [-0.5, -0.5, 1.0, 1.0] and mean == [0.25, 0.25]
+        assert single == [2.0, 2.0] and none == []
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 4), (8, 3, 2)])

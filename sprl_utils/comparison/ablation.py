@@ -1,7 +1,5 @@
 """One choice or one defect at a time: same heads, same patches, same number of steps, same seeds."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

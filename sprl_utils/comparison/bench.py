@@ -4,8 +4,6 @@ Both sides get the same files, weights and threads, and run on the GPU where the
 computes in fp32 with contiguous tensors and the default allocator, as it ran; ours uses what the study uses.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys
@@ -38,7 +36,7 @@ from sprl_utils.networks import (
 )
 from sprl_utils.original.procedure import original_lr_image, original_super_resolve, plain_forward
 from sprl_utils.provenance import tune_process
-from sprl_utils.training import fabric_dtype, make_fabric, without_wrapper
+from sprl_utils.training import central_box, fabric_dtype, make_fabric, without_wrapper
 
 SIDES = ("original", "ours")
 #: HCP's field of view in mm (256 x 320 x 320 of 0.7 mm), to which the 1 mm head is cut before resampling.
@@ -50,11 +48,7 @@ FIELD_OF_VIEW = (179, 224, 224)
 
 def head_of_size(head: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A 1 mm head, cut to HCP's field of view and resampled (cubic) to ``shape``; float32, about 0..1."""
-    box = tuple(
-        slice(max(0, (n - mm) // 2), max(0, (n - mm) // 2) + mm)
-        for n, mm in zip(head.shape, FIELD_OF_VIEW, strict=True)
-    )
-    cut = head[box]
+    cut = head[central_box(head.shape, FIELD_OF_VIEW)]
     zoomed = ndimage.zoom(cut, [s / n for s, n in zip(shape, cut.shape, strict=True)], order=3)
     return np.clip(zoomed, 0, None).astype(np.float32)
 

@@ -1,7 +1,5 @@
 """Pictures of the benchmark and of the ablations."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib import ticker
@@ -81,6 +79,7 @@ def ablations(effects: pd.DataFrame) -> Figure:
         ax.bar_label(bars, [f"{value:+.3f}" for value in values], padding=4, fontsize=8)
         ax.axvline(0, color="black", lw=0.8)
         ax.set_xscale("symlog", linthresh=0.01)
+        ax.set_xticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
         ax.set_xlim(-30 * max(0.1, -values.min()), 30 * max(0.1, values.max()))
         ax.set(xlabel=label)
         ax.grid(axis="x", alpha=0.3)

@@ -3,8 +3,6 @@
 Their names in `sprl_utils.networks.MODELS` are FSRCNN, SRResNet and DCSRN. Tensors are ``(N, C, D, H, W)``.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from sprl_utils.networks import MODELS, DenseBlock, initialise, receptive_radius

@@ -3,8 +3,6 @@
 ``python -m sprl_utils.comparison.rehearsal`` (`make rehearsal`) writes ``results/rehearsal/stages.csv``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

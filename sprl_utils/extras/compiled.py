@@ -3,8 +3,6 @@
 A network is converted in memory and compiled for one size of input, once per process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import warnings

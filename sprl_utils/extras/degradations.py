@@ -5,8 +5,6 @@ are thick. Here LR is made anew for each patch, from a box of HR that is larger 
 The box, mirrored at its ends, takes the place of the head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ PSNR rewards blur where detail cannot be predicted. These look at edges, at the 
 and at whether a classifier can tell SR from HR. Volumes are float32 ``(x, y, z)`` on HR's intensity scale.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The engine ``openvino`` of `sprl_utils.inference`: networks compiled for a CPU."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -9,8 +9,6 @@ behind, is what one pass over the whole volume would have given.
 Tensors are ``(1, C, D, H, W)``, D the x axis along which planes arrive.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

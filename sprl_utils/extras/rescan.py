@@ -5,8 +5,6 @@ noise in HR. Where noise is all that differs, the error between two scans has tw
 image without noise would lie 3 dB above their agreement in PSNR: that is the ceiling.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 

@@ -12,8 +12,6 @@ A plan is a dict of plain values, written by notebook 02 or 03 to ``runs/<profil
 ``python -m sprl_utils.extras.stages PLAN.json`` runs one, also under torchrun, on one machine or several.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

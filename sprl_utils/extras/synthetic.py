@@ -6,8 +6,6 @@ training head's own intensity, because the label maps of public packages cover t
 has to see scalp and skull as well.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -5,8 +5,6 @@ field (Zhang, Brady & Smith 2001). It is the same for all images, and HR's resul
 truth. Volumes are float32 ``(x, y, z)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

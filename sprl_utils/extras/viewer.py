@@ -1,7 +1,5 @@
 """Look around in a head in a notebook, with a slider per axis."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

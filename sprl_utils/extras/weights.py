@@ -4,8 +4,6 @@ For each reduction of k-space there are mDCSRN and EDSR. Both learned from all t
 people have judged them. ``python -m sprl_utils.extras.weights`` takes them from the study's runs.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

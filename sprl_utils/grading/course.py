@@ -5,8 +5,6 @@ release``, ``grade FOLDER`` and ``check`` are `make course`, `make grade SUBMITT
 `make course-check`. All files go to ``runs/course/`` and, of the check, to ``runs/course-check/``.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -7,8 +7,6 @@ with Code) and the ACM's badges. What only a reader can judge is not in it.
 also runs the tests, the demo and the shipped weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json
@@ -33,7 +31,7 @@ from sprl_utils.extras.weights import network_of
 from sprl_utils.fetch import SourceUnavailable, fetch_all
 from sprl_utils.files import sha256
 from sprl_utils.grading.reproduction import SPREAD, committed, verdict
-from sprl_utils.manifest import Subject, read_manifest
+from sprl_utils.manifest import Subject, file_name, read_manifest
 from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import Recipe, prepare_all
 from sprl_utils.profiles import study_notebooks
@@ -81,7 +79,7 @@ def _downloads(root: Path) -> str:
     _require(read <= known, "results/demo read files that the manifest does not list")
     cached = 0
     for s in subjects:
-        files = [root / "runs/cache" / s.id / Path(member).name for member in s.members]
+        files = [root / "runs/cache" / s.id / file_name(member) for member in s.members]
         for file, expected in zip(files, s.hashes, strict=True):
             if file.exists():
                 _require(sha256(file) == expected, f"{file.name} of {s.id} is not the file of the manifest")

@@ -1,7 +1,5 @@
 """Whether a run gave the committed numbers again: ``python -m sprl_utils.grading.reproduction PROFILE``."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The original project's patches: each volume cut into a grid of cubes."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The original project's data: the Human Connectome Project's folders, and its lists of subject ids."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections import Counter

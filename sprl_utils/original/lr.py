@@ -1,7 +1,5 @@
 """The original project's low-resolution images, as its MATLAB script makes them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

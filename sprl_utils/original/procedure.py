@@ -4,8 +4,6 @@ It is written here from its description and from reading its files, because its 
 computes in fp32 with contiguous tensors, as the original did.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The original project's way to prepare a volume, and the choice of a recipe by its name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

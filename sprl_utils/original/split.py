@@ -1,7 +1,5 @@
 """The original project's split of its subjects, and the choice of a rule by its name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ scanner filled k-space with zeros; `sprl_utils.scans.cuts.find_cut` finds where.
 larger than asked for, and k-space is filled with zeros here.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The arguments of ``sprl``: what each command takes, in which range, and its help."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -1,7 +1,5 @@
 """Which scans are to be done, where each result goes, and whether it can be written there."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Per https://bids-specification.readthedocs.io, "Derivatives": ``dataset_descript
 per image.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """``sprl``: the study's pieces on files, for people who want no notebook. Also ``python -m sprl_utils``."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import re

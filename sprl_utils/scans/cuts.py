@@ -3,8 +3,6 @@
 Volumes are ``(x, y, z)``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import fft
 

@@ -1,7 +1,5 @@
 """DICOM by way of dcm2niix, the field's converter; it is optional. Imports no other module of the package."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Subjects of a manifest from a folder of scans: BIDS, the Human Connectome Project, pairs of HR and LR."""
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

@@ -3,8 +3,6 @@
 Everything is checked as `sprl_utils.volumes.read_volume` checks it, and leaves as NIfTI or MGH.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Sequence

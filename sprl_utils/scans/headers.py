@@ -1,7 +1,5 @@
 """The free text in an image's header: there the command says what it did, and knows its own results again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel as nib

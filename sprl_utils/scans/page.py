@@ -1,7 +1,5 @@
 """A page that shows a scan, or two side by side, in NiiVue's viewer, without a server or network."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -1,7 +1,5 @@
 """How far a long computation is: a bar on a terminal, a line every half minute in a log file."""
 
-from __future__ import annotations
-
 import functools
 import sys
 import time

@@ -4,8 +4,6 @@
 `sprl_utils.scans.apply` bring them back with the shipped weights, and writes ``results/thick/``.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

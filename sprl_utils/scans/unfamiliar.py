@@ -4,8 +4,6 @@ The weights learned from T1-weighted heads at 1 mm. On another image the network
 looks plausible all the same, so a reader has to be warned.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
