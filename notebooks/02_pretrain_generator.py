@@ -504,7 +504,7 @@ if edsr_steps:
 # %% [markdown]
 # **What is to be seen** (validation boxes). Unlike mDCSRN, EDSR does not start at the LR image. Its convs
 # start at random, which adds a grid of noise, so it begins far below the dashed line. In the study, which
-# learns from 36 people, it is above the line at its first point, after 250 steps. The smoke run and the demo
+# learns from 36 people, it is above the line within 500 steps. The smoke run and the demo
 # end too early for that. The demo's heads are averages and drawn ones, and a network that learns what is
 # special to them may even get worse on the validation head. The boxes are not those of the curves above:
 # `04_evaluate` compares both networks on the same whole heads.
