@@ -8,13 +8,7 @@ from typing import Any
 from lightning_fabric import seed_everything
 
 from sprl_utils.figures import banner
-from sprl_utils.provenance import (
-    environment,
-    keep_record,
-    repo_root,
-    tune_process,
-    write_json,
-)
+from sprl_utils.provenance import environment, keep_record, repo_root, tune_process, write_json
 
 
 @dataclass(frozen=True)

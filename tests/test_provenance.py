@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,9 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from sprl_utils import __version__, files, provenance
+from sprl_utils import __version__, files, provenance, runs
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_run_begins_with_all_three_generators_seeded(monkeypatch):
+    def draw(seed):
+        runs.start_run("mine", "environment.json", seed)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    monkeypatch.setattr(runs, "tune_process", dict)  # of the process that runs all tests
+    first = draw(7)
+    assert draw(7) == first
+    assert draw(8) != first
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "notebooks/profiles"])

@@ -36,6 +36,19 @@ def plane_model(generator: Generator, planes: int, height: int, width: int) -> o
     return ov.Model([ops.result(y)], stream.assignments, [x, inside])
 
 
+def _network(generator: Generator, maps: ov.Node, way: "_Whole | _Stream") -> ov.Node:
+    """The image that the maps of the first conv, ``(1, 2k, D, H, W)``, lead to."""
+    width, parts = generator.conv0.out_channels, _parts(generator)
+    sums = _conv(maps, parts[0])
+    for i in range(generator.blocks):
+        for unit in getattr(generator, f"block{i}").children():
+            maps = way.unit(maps, unit)
+        sums = ops.add(way.delayed(sums, generator.units), _conv(maps, parts[i + 1]))
+        if i + 1 < generator.blocks:
+            maps, sums = ops.variadic_split(sums, 1, [width, sums.shape[1] - width]).outputs()
+    return sums
+
+
 def _parts(generator: Generator) -> list[torch.Tensor]:
     """For the first conv's maps and each block's: the 1x1x1 weights of all that still read them."""
     width = generator.conv0.out_channels
@@ -106,16 +119,3 @@ def _normalised(maps: ov.Node, norm: nn.BatchNorm3d) -> ov.Node:
 
 def _planes(maps: ov.Node, first: int, stop: int) -> ov.Node:
     return ops.slice(maps, [first], [stop], [1], [2])
-
-
-def _network(generator: Generator, maps: ov.Node, way: _Whole | _Stream) -> ov.Node:
-    """The image that the maps of the first conv, ``(1, 2k, D, H, W)``, lead to."""
-    width, parts = generator.conv0.out_channels, _parts(generator)
-    sums = _conv(maps, parts[0])
-    for i in range(generator.blocks):
-        for unit in getattr(generator, f"block{i}").children():
-            maps = way.unit(maps, unit)
-        sums = ops.add(way.delayed(sums, generator.units), _conv(maps, parts[i + 1]))
-        if i + 1 < generator.blocks:
-            maps, sums = ops.variadic_split(sums, 1, [width, sums.shape[1] - width]).outputs()
-    return sums
