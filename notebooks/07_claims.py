@@ -67,11 +67,14 @@ brain.pivot_table(index=["reduction", *image], columns="set", values="psnr", sor
 
 
 # %%
+PEOPLE = "ds002748"
+
+
 def people_and_others(rows):
     """The mean over the ten people with its interval, how many they are, and the rows of the other heads."""
-    people = rows[rows["set"] == "ds002748"]
+    people = rows[rows["set"] == PEOPLE]
     (mean,) = mean_differences(people).itertuples()
-    return mean, len(people), rows[rows["set"] != "ds002748"]
+    return mean, len(people), rows[rows["set"] != PEOPLE]
 
 
 for reduction, run in studies.items():
