@@ -65,7 +65,6 @@ brain.pivot_table(index=["reduction", *image], columns="set", values="psnr", sor
 # A network is above zero-filling where the 95 % intervals of the mean difference over the ten people lie
 # above 0, in PSNR and in SSIM, and where no other test head is worse in either.
 
-
 # %%
 PEOPLE = "ds002748"
 
