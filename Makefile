@@ -84,6 +84,7 @@ study:  ## Train mDCSRN and EDSR on many people, 4x4 and 2x2, and test on others
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_4x4
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_2x2
 	@$(python) -m sprl_utils.extras.weights
+	@$(python) -m sprl_utils.scans.thick
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=comparison results/comparison/06_ablations.ipynb
 	@$(MAKE) --no-print-directory PROFILE=people results/people/06_ablations.ipynb

@@ -239,10 +239,10 @@ print(f"{len(listed)} heads: {', '.join(s.id for s in listed[:8])}{' ...' if len
 # $$\mathrm{LR} = \left|\, F^{-1} \left( M \cdot F(\mathrm{HR}) \right) \right| .$$
 #
 # *The paper* cuts HCP volumes to half of their samples on the two axes of length 320. *Ours* keeps the
-# share `keep` of axes 1 and 2: a quarter in the demo, because heads of 1 mm lose too little for the eye
-# when half is kept. Both images share one intensity scale, and LR stays on HR's grid (zero-filled). The
-# function that does it is `kspace.truncate_kspace`; first it does so for all heads, and then we do it by
-# hand for one slice.
+# share `keep` of two axes (`axes` in the manifest): a quarter in the demo, because heads of 1 mm lose too
+# little for the eye when half is kept. Both images share one intensity scale, and LR stays on HR's grid
+# (zero-filled). The function that does it is `kspace.truncate_kspace`; first it does so for all heads, and
+# then we do it by hand for one slice.
 
 # %% tags=["nbval-check-output"]
 recipe = recipe_named(lr_recipe)(keep, fixed_scale or None, tuple(crop) or None)
@@ -449,7 +449,8 @@ if synthetic_heads:
 # nothing. The original project cut the volume into a fixed grid of cubes instead. Both are drawn in orange
 # below, where the slice passes through them.
 #
-# The centres are foreground voxels **whose indices are multiples of 4**. With a `patch_size` that is a
+# The centres are foreground voxels **whose indices are multiples of 4**, so that a block of EDSR
+# (notebook 02) is also one in the whole volume. With a `patch_size` that is a
 # multiple of 8, so are the indices of each cube's first voxel, unless the cube was moved back into the volume
 # at a far end: one in 64 of all cubes can be drawn.
 

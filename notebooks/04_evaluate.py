@@ -143,9 +143,9 @@ scores = pd.concat(tables, ignore_index=True)
 # %% [markdown]
 # ## The picture
 #
-# A piece of an axial slice of the first test head, behind and to one side, where the cortex is folded. HR is
-# the truth, and every other column is made from the same LR. In the error maps red is too bright and blue is
-# too dark. Titles give the PSNR of the tables below.
+# The piece of an axial slice of the first test head in which zero-filling is furthest from HR. HR is the
+# truth, and every other column is made from the same LR. In the error maps red is too bright and blue is too
+# dark. Titles give the PSNR of the tables below.
 
 # %%
 head = heads[0]

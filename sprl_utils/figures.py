@@ -201,7 +201,8 @@ def comparison(
 ) -> Figure:
     """Zoom, axial slice, and the errors of both, one column per method, HR last.
 
-    The axial slice is the one with most brain in it. Error maps share one colour scale, which ends where 2 %
+    The axial slice is the one with most brain in it, and the zoom the square of a third of its width in which
+    the first volume is furthest from HR. Error maps share one colour scale, which ends where 2 %
     of the first volume's errors are larger. Titles give the PSNR of the tables.
 
     Args:
@@ -210,13 +211,13 @@ def comparison(
     """
     hr, size = as_seen(subject.hr, subject), size_seen(subject.meta["affine"])
     place, columns = most_brain(subject), len(made) + 1
-    zoom = _zoom_box(hr.shape, place, size)
+    first = as_seen(made[0].image, subject) - hr
+    zoom = _furthest(np.abs(first) * as_seen(subject.brain, subject), place, size)
     heights = (1, 1, 1.2, 1.2) if whole_slice else (1, 1)
     figure, axes = plt.subplots(
         len(heights), columns, figsize=(3 * columns, 2.9 * sum(heights)), squeeze=False, layout="constrained",
         height_ratios=heights,
     )  # fmt: skip
-    first = as_seen(made[0].image, subject) - hr
     limit = np.percentile(np.abs(first), 98)
     error_style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     for column, one in zip(axes.T, made, strict=False):
@@ -273,11 +274,12 @@ def shell_correlation(shells: dict[str, pd.DataFrame], first_cut: float, title: 
     return figure
 
 
-def _zoom_box(shape: Sequence[int], axial: int, size: Sequence[float]) -> tuple[slice, slice, slice]:
-    """A square of a third of an axial slice, behind and to one side, where cortex is folded."""
-    x, y, _ = shape
-    left, back, width = x * 9 // 16, y // 8, x // 3
-    height = max(1, round(width * size[0] / size[1]))
+def _furthest(errors: np.ndarray, axial: int, size: Sequence[float]) -> tuple[slice, slice, slice]:
+    """The square, a third of an axial slice wide, with the largest mean of ``errors``."""
+    width, y = max(1, errors.shape[0] // 3), errors.shape[1]
+    height = min(y, max(1, round(width * size[0] / size[1])))
+    sums = np.lib.stride_tricks.sliding_window_view(errors[:, :, axial], (width, height)).sum(axis=(2, 3))
+    left, back = np.unravel_index(sums.argmax(), sums.shape)
     return slice(left, left + width), slice(back, back + height), slice(axial, axial + 1)
 
 

@@ -210,7 +210,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mDCSRN": Generator,
     "EDSR": EDSR,
     "EDSR_2x2": partial(EDSR, (1, 2, 2)),
-    "EDSR_any": partial(EDSR, (2, 2, 2)),
 }
 
 

@@ -44,7 +44,7 @@ def change(table: Path, column: str, by: float, **where) -> None:
 def test_the_committed_tables_give_these_verdicts(study):
     table = ledger().set_index("claim")
     verdicts = table["verdict"]
-    assert verdicts[verdicts.index.str.contains("outperforms")].item() == "supported at this scale"
+    assert verdicts[verdicts.index.str.contains("outperforms")].item().startswith("supported at this scale")
     assert verdicts[verdicts.index.str.contains("6x faster")].item() == "not supported"
     assert verdicts[verdicts.index.str.contains("GAN training")].item().startswith("cannot be tested here")
     assert (

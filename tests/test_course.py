@@ -8,6 +8,7 @@ import jupytext
 import nbformat
 import pytest
 
+from sprl_utils.grading import course as pack
 from sprl_utils.grading.course import (
     EXERCISES,
     check,
@@ -173,7 +174,9 @@ def test_each_exercise_gives_five_points():
             r"anna/01_kspace: expected kspace.ipynb, found kspace \(1\).ipynb",
         ),
         ("an[n]a/01_kspace/kspace.ipynb", r"an\[n\]a: expected a name without any of"),
-        ("01_kspace/kspace.ipynb", "expected <student>/<assignment>/<notebook>.ipynb, found none"),
+        ("01_kspace/kspace.ipynb", "expected <student>/<assignment>/<notebook>.ipynb, found 01_kspace/ks"),
+        ("class/anna/01_kspace/kspace.ipynb", "<notebook>.ipynb, found class/anna/01_kspace/kspace.ipynb"),
+        ("anna/notes.txt", "expected <student>/<assignment>/<notebook>.ipynb, found none"),
     ],
 )
 def test_what_nbgrader_would_pass_over_is_refused(tmp_path, path, message):
@@ -181,6 +184,16 @@ def test_what_nbgrader_would_pass_over_is_refused(tmp_path, path, message):
     (tmp_path / path).touch()
     with pytest.raises(ValueError, match=message):
         submissions(ROOT, tmp_path)
+
+
+def test_submissions_where_grading_works_are_refused_and_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "repo_root", lambda: tmp_path)
+    notebook = tmp_path / "runs/course/submitted/anna/01_kspace/kspace.ipynb"
+    notebook.parent.mkdir(parents=True)
+    notebook.touch()
+    with pytest.raises(ValueError, match="expected a folder outside of .*runs/course"):
+        pack.main("grade", str(tmp_path / "runs/course/submitted"))
+    assert notebook.is_file()
 
 
 def test_a_folder_that_nbgrader_takes_for_a_pattern_is_refused(tmp_path):

@@ -114,6 +114,17 @@ def test_the_axial_slice_with_most_brain_is_axial(tmp_path, order):
 
 
 @orders
+def test_the_zoom_shows_where_the_first_volume_is_furthest_from_hr_in_the_brain(tmp_path, order):
+    head = head_in(tmp_path, order)
+    np.save(head.folder / "brain.npy", np.ones(head.shape, bool))
+    world = coordinates(head)
+    x, y = (world[name] / world[name].max() for name in "xy")
+    far = (np.abs(x - 0.9) < 0.05) & (np.abs(y - 0.1) < 0.05)
+    axes = figures.comparison(made_of({"first": head.hr + far}), head, table([])).axes
+    assert axes[2].images[0].get_array().max() == pytest.approx(1)  # the errors' zoom has it
+
+
+@orders
 def test_saved_slices_have_the_heads_proportions_and_sides(tmp_path, order):
     head = head_in(tmp_path, order)
     world = coordinates(head)

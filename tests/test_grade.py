@@ -109,13 +109,32 @@ BROKEN = {
         lambda r: replace(r / "results/ablations/ablation_effects.csv", "GAN,24.0", "GAN,25.0"),
         "Tables follow",
     ),
-    "a shown number": (lambda r: change_a_digit(r / "results/demo/table.md"), "table of results"),
+    "a shown number": (lambda r: change_a_digit(r / "results/demo/table.md"), "Tables of results"),
+    "a difference": (
+        lambda r: change_a_digit(r / "results/study_4x4/differences.csv"),
+        "Tables follow",
+    ),
+    "a number of the README": (
+        lambda r: replace(r / "README.md", "| 4x4 | ds002748 | 10 | 2", "| 4x4 | ds002748 | 10 | 3"),
+        "Pages show",
+        "README.md: numbers are not the ledger's",
+    ),
+    "a missing picture": (
+        lambda r: (r / "results/study_4x4/figures/zoom.png").unlink(),
+        "Pages show",
+        "zoom.png is missing",
+    ),
+    "a loss that is always 0": (
+        lambda r: replace(r / "sprl_utils/losses.py", "    return ", "    return 0 * "),
+        "tests of the method",
+        "pytest fails",
+    ),
     "a leak in the run": (leak, "Splits"),
     "a leak in the manifest": (
         lambda r: replace(r / "data_manifest/demo.csv", ",bb,test", ",bb,train"),
         "Splits",
     ),
-    "no hash": (lambda r: replace(r / "data_manifest/demo.csv", "a3d28a3397", ""), "downloaded"),
+    "no hash": (lambda r: replace(r / "data_manifest/demo.csv", "a3d28a3397", ""), "hashes and terms"),
     "a loose pin": (lambda r: replace(r / "environment.yml", NUMPY, "numpy"), "Dependencies"),
     "another version": (lambda r: replace(r / "environment.yml", NUMPY, "numpy==1.0.0"), "Dependencies"),
     "swapped weights": (swap_weights, "Trained weights$"),
@@ -129,25 +148,25 @@ BROKEN = {
     ),
     "no outputs": (
         lambda r: change_notebook(r, EVALUATE, lambda c: c.update(outputs=[])),
-        "notebooks execute",
+        "notebooks were executed",
         "holds an error or no output",
     ),
     "no pictures": (
         lambda r: change_notebook(r, PREPARE, without_pictures),
-        "notebooks execute",
+        "notebooks were executed",
         "holds no picture",
     ),
     "another order": (
         lambda r: change_notebook(r, PREPARE, lambda c: c.update(execution_count=7)),
-        "notebooks execute",
+        "notebooks were executed",
         "was not executed in order",
     ),
     "another source": (
         lambda r: replace(r / "notebooks/01_prepare_data.py", "keep = 0.25", "keep = 0.5"),
-        "notebooks execute",
+        "notebooks were executed",
         "is not of its",
     ),
-    "no tests": (empty_tests, "tested", "pytest collects no tests"),
+    "no tests": (empty_tests, "each part has tests", "pytest collects no tests"),
 }
 
 
@@ -170,7 +189,7 @@ def test_a_cached_head_that_is_another_file_fails(copy):
     (copy / "runs/cache/colin27").mkdir(parents=True, exist_ok=True)
     (copy / "runs/cache/colin27/ch2.nii.gz").write_bytes(b"another head")
     with pytest.raises(grade.Failed, match="ch2.nii.gz of colin27 is not the file of the manifest"):
-        check("downloaded")(copy)
+        check("hashes and terms")(copy)
 
 
 @pytest.fixture
@@ -272,7 +291,7 @@ def test_a_rerun_on_another_machine_passes(copy):
     (folder / "table.md").write_text(f"{table}\n", encoding="utf-8")
     run = grade._python(copy, "notebooks/07_claims.py", cwd=copy)
     assert run.returncode == 0, run.stderr
-    for words in ("Tables follow", "table of results", "Each claim"):
+    for words in ("Tables follow", "Tables of results", "Each claim"):
         check(words)(copy)
 
 

@@ -5,6 +5,8 @@ import re
 import pandas as pd
 import pytest
 
+from sprl_utils.grading.grade import markdown_tables
+
 MEASURED = {
     "whole volume, 256x320x320": ("inference", "256x320x320"),
     "the same, air skipped": ("inference, air skipped", "256x320x320"),
@@ -15,15 +17,6 @@ MEASURED = {
     "D step (ours with the gradient penalty, the original's without)": ("D step", "2 x 64-cube"),
     "LR of a 256x320x320 volume": ("LR", "256x320x320"),
 }
-
-
-def tables(text: str) -> list[pd.DataFrame]:
-    """The Markdown tables of a page, as text."""
-    found = []
-    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
-        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
-        found.append(pd.DataFrame(lines[2:], columns=lines[0]))
-    return found
 
 
 def test_the_table_of_results_shows_the_demos_scores(committed):
@@ -48,9 +41,9 @@ def test_the_table_of_results_shows_the_demos_scores(committed):
 def test_a_table_that_people_read_is_that_of_the_ledger(page, keys, committed):
     """Some of its rows and columns, with the same text."""
     (ledger,) = (
-        t for t in tables((committed / "results/study/claims.md").read_text()) if set(keys) <= set(t)
+        t for t in markdown_tables((committed / "results/study/claims.md").read_text()) if set(keys) <= set(t)
     )
-    (shown,) = (t for t in tables((committed / page).read_text()) if set(keys) <= set(t))
+    (shown,) = (t for t in markdown_tables((committed / page).read_text()) if set(keys) <= set(t))
     assert len(shown) and set(shown) <= set(ledger)
     rows = ledger[list(shown)].apply(tuple, axis=1)
     assert set(shown.apply(tuple, axis=1)) <= set(rows)

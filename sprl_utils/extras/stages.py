@@ -25,7 +25,6 @@ import pandas as pd
 from joblib import cpu_count
 
 from sprl_utils.checkpoints import Report
-from sprl_utils.extras.degradations import AnyPatches
 from sprl_utils.original.grid import GridPatches
 from sprl_utils.patches import Patches, Prepared, RandomPatches
 from sprl_utils.prepare import load_prepared
@@ -44,13 +43,10 @@ def training_patches(
     swap: bool = False,
     gain: float = 0.0,
 ) -> Patches:
-    """The patches that a stage draws from: ``"random"``, ``"any"``, or the original project's ``"grid"``.
+    """The patches that a stage draws from: ``"random"``, or the original project's ``"grid"``.
 
-    ``"any"`` makes another kind of LR for each patch (`sprl_utils.extras.degradations`).
     ``flips``, ``swap`` and ``gain`` are for random patches alone, ``usage`` and ``leave_out`` for the grid.
     """
-    if kind == "any":
-        return AnyPatches(heads, patch_size, seed, flips, gain=gain)
     if kind == "grid":
         return GridPatches(heads, patch_size, seed, usage, leave_out)
     return RandomPatches(heads, patch_size, seed, flips, swap, gain)
@@ -68,8 +64,7 @@ def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:
         settings = GanSettings(**plan["settings"])
         return train_gan(start, train, held_out, out, settings, fabric, validation["crop"], report)
     settings = PretrainSettings(**plan["settings"])
-    kind = AnyPatches if plan["patches"]["kind"] == "any" else RandomPatches
-    cubes = kind(held_out, validation["patch_size"], validation["seed"], flips=False)
+    cubes = RandomPatches(held_out, validation["patch_size"], validation["seed"], flips=False)
     return pretrain(train, cubes, validation["patches"], out, settings, fabric, report, start)
 
 

@@ -100,6 +100,10 @@ def submissions(root: Path, folder: Path) -> list[Submission]:
         ValueError: names each folder that nbgrader would pass over.
     """
     known, found, wrong = sources(root), [], []
+    for path in sorted(folder.rglob("*.ipynb")):
+        place = path.relative_to(folder).parts
+        if len(place) != 3 and not any(part.startswith(".") for part in place):
+            wrong.append(f"expected <student>/<assignment>/<notebook>.ipynb, found {'/'.join(place)}")
     for place in sorted(path for path in folder.glob("[!.]*/[!.]*") if path.is_dir()):
         student, assignment = place.parent.name, place.name
         notebook = place / f"{known[assignment].stem}.ipynb" if assignment in known else None
@@ -270,6 +274,10 @@ def main(command: str, what: str | None = None) -> None:
     if command == "release":
         print(f"The students' notebooks are in {release(root, course)}")
     elif command == "grade":
+        if Path(what).resolve().is_relative_to(course.resolve()):
+            raise ValueError(
+                f"submissions: expected a folder outside of {course}, which grading empties; move it"
+            )
         handed_in = submissions(root, Path(what))
         shutil.rmtree(course, ignore_errors=True)
         release(root, course)

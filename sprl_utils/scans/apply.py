@@ -232,7 +232,7 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     """
     reach, _ = halo_and_step(network.keywords["generator"])
     images = []
-    for order in _orders(plan, network.keywords["generator"]):
+    for order in _orders(plan):
         margins = [reach[order.index(axis)] if axis in plan.thick else 0 for axis in range(3)]
         wide, foreground = (
             None if a is None else np.pad(a, [(m, m) for m in margins], "symmetric") for a in (x, mask)
@@ -242,14 +242,12 @@ def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: funct
     return sum(images) / np.float32(len(images))
 
 
-def _orders(plan: Plan, generator: nn.Module) -> list[tuple[int, ...]]:
-    """Orders of the axes in which the network runs.
+def _orders(plan: Plan) -> list[tuple[int, ...]]:
+    """Orders of the axes in which the network runs, which restores the last two.
 
-    One that learned to restore any axes runs once. Others restore their last two: they run once per pair of
-    axes that are coarse; where one axis alone is coarse, once with each of the other two.
+    It runs once per pair of axes that are coarse; where one axis alone is coarse, once with each of the other
+    two.
     """
-    if min(getattr(generator, "reduction", (1,))) > 1:
-        return [(0, 1, 2)]
     coarse = set(plan.axes)
     pairs = [p for p in itertools.combinations(range(3), 2) if coarse <= set(p) or set(p) <= coarse]
     return [(*(a for a in range(3) if a not in pair), *pair) for pair in pairs]

@@ -14,7 +14,6 @@ import torch
 from scipy import ndimage
 
 from sprl_utils import metrics
-from sprl_utils.extras.degradations import averaged
 from sprl_utils.extras.weights import STUDIES, network_of, shipped
 from sprl_utils.fetch import fetch_all
 from sprl_utils.files import write_atomically
@@ -34,6 +33,13 @@ CASES = ((1, 1, 2), (1, 1, 4), (1, 1, 5), (2, 2, 2), (1, 2, 4))
 BOX = (120, 160, 120)
 #: Test people: a sharp whole head, a noisy one, and two brains.
 HEADS = ("colin27", "ds000011_sub-05", "ds002748_sub-06", "ds002748_sub-26")
+
+
+def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Means over blocks of ``factors`` voxels, as a thick slice measures, of a multiple of them."""
+    for axis, f in enumerate(factors):
+        volume = volume.reshape(*volume.shape[:axis], -1, f, *volume.shape[axis + 1 :]).mean(axis + 1)
+    return volume
 
 
 def compare(head: Volume, factors: Sequence[int]) -> list[dict]:

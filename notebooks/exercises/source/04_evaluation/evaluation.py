@@ -183,7 +183,7 @@ planes_of_the_seam = 2 * (17 - 3)
 # %% nbgrader={"grade": true, "grade_id": "e8c", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 assert isinstance(planes_of_the_seam, int)
 ### BEGIN HIDDEN TESTS
-assert planes_of_the_seam == 28  # within 17 - 3 planes of the cut, on either side
+assert planes_of_the_seam == 28, "it lies within 17 - 3 planes of the cut, on either side"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -494,7 +494,7 @@ assert np.isclose(contradiction(hr + 0.25, lr, LR_KEEP), 0.25, atol=1e-4)
 assert np.isclose(contradiction(hr - 0.25, lr, LR_KEEP), 0.25, atol=1e-4)
 assert contradiction(restored(3), lr, LR_KEEP) < 1e-4
 assert np.isclose(contradiction(hr, 0 * lr, (41, 41)), abs(cut(hr, (41, 41))).max(), atol=1e-4)
-assert scan_shows_it is False  # the spot lies in the samples that were cut
+assert not scan_shows_it, "the spot lies in the samples that were cut"
 ### END HIDDEN TESTS
 
 # %% [markdown]
