@@ -28,6 +28,9 @@ NIFTI = (".nii.gz", ".nii")
 PACKED = (".gz", ".bz2", ".zst", ".mgz")
 #: Formats whose files begin with text.
 TEXT = (".nrrd", ".nhdr", ".mha", ".mhd", ".par", ".head")
+#: Volume of a voxel, as a share of the product of its edges, below which its axes lie in one plane. A gantry
+#: tilted by 30 degrees leaves 0.87.
+FLAT = 0.1
 #: Voxel sizes of sform and pixdim that differ by no more than this share are one size, rounded.
 SAME_SIZE = 0.01
 #: NIfTI's code of Talairach's space; MNI's is the next one.
@@ -284,6 +287,10 @@ def _check_affine(affine: np.ndarray, where: str) -> None:
     if not (np.isfinite(affine).all() and (edges > 0.01).all() and (edges < 100).all()):
         found = "NaN or Inf in it" if not np.isfinite(affine).all() else f"voxels of {edges} mm"
         raise ValueError(f"{where}: expected an affine with voxel edges of 0.01 to 100 mm, found {found}")
+    if abs(np.linalg.det(affine[:3, :3] / edges)) < FLAT:
+        raise ValueError(
+            f"{where}: expected an affine with three axes, found all voxels in one plane or line"
+        )
 
 
 def _check_forms(image: nib.Nifti1Image, where: str) -> None:

@@ -237,10 +237,10 @@ def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({}, "k-space that was cut, found it full.*--voxel-size or --upsample.*--measured"),
+        ({}, "k-space that was cut, found no end of it.*--voxel-size or --upsample.*--measured"),
         ({"voxel_size": (1, 1, 1)}, "expected a grid coarser than asked for"),
         ({"voxel_size": (2, 1.5, 1)}, "expected a grid coarser than asked for"),
-        ({"upsample": (1, 1, 1)}, "k-space that was cut, found it full"),
+        ({"upsample": (1, 1, 1)}, "k-space that was cut, found no end of it"),
         ({"upsample": (1, 0.5, 2)}, "expected three factors from 1 to 5"),
         ({"upsample": (1, 2)}, "expected three factors"),
         ({"voxel_size": (0, 1, 1)}, "expected three sizes in mm"),
@@ -252,6 +252,12 @@ def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
 def test_what_cannot_be_restored_is_refused(asked, words):
     with pytest.raises(ValueError, match=words):
         make_plan(volume_of(like_a_scan((48, 64, 64))), **asked)
+
+
+@pytest.mark.parametrize("shape", [(40, 44, 1), (3, 40, 44)])
+def test_a_few_slices_are_refused(shape):
+    with pytest.raises(ValueError, match="expected at least 4 voxels along each axis, found"):
+        make_plan(volume_of(np.ones(shape, np.float32)), upsample=(1, 1, 2))
 
 
 @pytest.mark.parametrize("asked", [{}, {"voxel_size": (1, 1, 1)}, {"voxel_size": (1, 1, 0.8)}])

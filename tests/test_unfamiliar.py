@@ -43,7 +43,8 @@ def test_a_head_of_the_kind_that_was_learned_gets_no_warning(name):
     [
         ("sub-01_T2w.nii.gz", "T2w"), ("sub-01_acq-T1_FLAIR.nii", "FLAIR"), ("anna_pd.nii.gz", "pd"),
         ("sub-01_T2starw.nii.gz", "T2starw"), ("sub-01_task-rest_bold.nii", "bold"), ("x-DWI-2.mgz", "DWI"),
-        ("sub-01_part-mag_PDw.nii.gz", "PDw"), ("sub-1_dseg.nii.gz", "dseg"), ("HEAD_CT.NII.GZ", "CT"),
+        ("sub-01_part-mag_PDw.nii.gz", "PDw"), ("my_T2tse.nii", "T2tse"), ("brain_FLAIR3D.nii", "FLAIR3D"),
+        ("sub-1_dseg.nii.gz", "dseg"), ("HEAD_CT.NII.GZ", "CT"),
     ],
 )  # fmt: skip
 def test_another_contrast_is_told_by_its_name(name, word):
@@ -71,6 +72,8 @@ def test_another_contrast_is_told_by_the_sidecar(tmp_path, key):
         ((HEAD - HEAD.mean()) / HEAD.std(), "below 0"),
         ((HEAD > 300).astype(float), "mask"),
         (np.rint(make_head() * 10), "label map"),
+        (np.rint(make_head() * 10) / 2, "label map"),
+        (HEAD + 1000, "far above 0"),
     ],
 )
 def test_values_tell_what_is_no_magnitude_image(data, words):

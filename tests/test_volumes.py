@@ -231,6 +231,21 @@ def test_two_voxel_sizes_are_refused(tmp_path):
     assert read_volume(raw_nifti(tmp_path / "c.nii", np.eye(4), **rounded)).voxel_size == (1, 1, 1)
 
 
+def test_axes_that_lie_in_one_plane_are_refused_and_tilted_ones_are_not(tmp_path):
+    """Each voxel has edges, but two of them point the same way."""
+    flat, tilted = np.diag([2.0, 2, 2, 1]), np.diag([2.0, 2, 2, 1])
+    flat[:2, :2] = 2
+    tilted[1, 2] = 2 * np.tan(np.deg2rad(30))
+    save(tmp_path / "tilted.nii", RAMP, tilted)
+    assert read_volume(tmp_path / "tilted.nii").voxel_size[:2] == (2, 2)
+    rows = {f"srow_{axis}": row for axis, row in zip("xyz", flat, strict=False)}
+    path = raw_nifti(
+        tmp_path / "flat.nii", np.eye(4), sform_code=1, qform_code=0, pixdim=(2**1.5, 2**1.5, 2), **rows
+    )
+    with pytest.raises(ValueError, match="expected an affine with three axes, found all voxels in one plane"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_a_voxel_of_no_size_is_refused(tmp_path, ending):
     """nibabel takes a pixdim of 0 for 1 mm."""

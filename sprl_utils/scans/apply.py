@@ -29,6 +29,8 @@ HALF = 3.0
 #: Factors of thick voxels, on one axis and on more, up to which the result beat a cubic spline in every brain
 #: (``results/thick/``).
 THICKEST, THICKEST_OF_MORE = 4.0, 3.0
+#: Voxels along an axis below which nothing can be said of its k-space, nor of head and air.
+FEWEST = 4
 #: What an axis may grow by rounding to whole voxels without being asked to, as a share of its length.
 ROUNDING = 0.01
 
@@ -107,6 +109,10 @@ def make_plan(
         ValueError: numbers that make no sense, or nothing to restore.
     """
     grid = scan.data.shape
+    if min(grid) < FEWEST:
+        raise ValueError(
+            f"expected at least {FEWEST} voxels along each axis, found {' x '.join(map(str, grid))}"
+        )
     _check_numbers("voxel size", voxel_size, 0.01, 100, "three sizes in mm from 0.01 to 100")
     _check_numbers("upsample", upsample, 1, LARGEST_FACTOR, f"three factors from 1 to {LARGEST_FACTOR:g}")
     if measured is not None:
@@ -141,9 +147,10 @@ def _nothing_to_restore(scan: Volume, voxel_size: Sequence[float] | None) -> str
             "ask for smaller voxels"
         )
     return (
-        f"expected k-space that was cut, found it full on all axes (voxels of {own} mm); on this grid "
-        "nothing can be restored and the network would only blur; ask for a finer grid with --voxel-size or "
-        "--upsample, or give the samples of k-space that the scanner acquired with --measured"
+        f"expected k-space that was cut, found no end of it on any axis (voxels of {own} mm); ask for a "
+        "finer grid with --voxel-size or --upsample, or, where the scanner filled k-space with zeros and "
+        "later steps (rounding, filters, brain extraction) hid that, give the samples that it acquired with "
+        "--measured"
     )
 
 

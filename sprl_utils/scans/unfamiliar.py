@@ -22,11 +22,14 @@ T1 = {"t1", "t1w", "mprage", "mpr", "mp2rage", "unit1", "spgr", "fspgr", "bravo"
 OTHER = {
     "t2", "t2w", "t2star", "t2starw", "t2s", "flair", "t2flair", "stir", "pd", "pdw", "pdt2", "t1map",
     "t2map", "r1map", "bold", "fmri", "epi", "sbref", "dwi", "dti", "adc", "asl", "m0scan", "swi", "swan",
-    "tof", "mra", "angio", "ct", "cta", "pet", "phase", "phasediff", "fieldmap", "mask", "seg", "dseg",
+    "tof", "mra", "angio", "ct", "cta", "pet", "phase", "phase1", "phase2", "phasediff", "magnitude1",
+    "magnitude2", "inplanet2", "mtw", "fieldmap", "mask", "seg", "dseg",
     "probseg", "aseg", "label", "labels",
 }  # fmt: skip
 #: Edges in mm by which a result's voxels are near the 1 mm of the training heads.
 NEAR_1_MM = (0.65, 1.5)
+#: Labels of the finest parcellations, and some more.
+MOST_LABELS = 3000
 #: With fewer voxels along an axis than the network sees (17 to each side), it sees the border everywhere.
 TINY = 35
 
@@ -66,7 +69,7 @@ def _contrast(path: Path) -> str:
         words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
         if words.keys() & T1:
             return ""
-        if other := sorted(words.keys() & OTHER):
+        if other := sorted(word for word in words if word in OTHER or word.startswith(("t2", "flair"))):
             return f"its {where} says {words[other[0]]}, and the weights learned from T1-weighted heads."
     return ""
 
@@ -82,7 +85,10 @@ def _sidecar(path: Path) -> str:
 def _values(data: np.ndarray) -> str:
     if ((data > -1100) & (data < -900)).mean() > 0.1:
         return "its values are those of a CT (air near -1000), and the weights learned from MRI."
-    below = float((data < -0.01 * np.percentile(np.abs(data[::4, ::4, ::4]), 99.5)).mean())
+    bright = np.percentile(np.abs(data[::4, ::4, ::4]), 99.5)
+    if np.percentile(data[::4, ::4, ::4], 1) > 0.2 * bright:
+        return "its darkest values are far above 0, and the weights learned from images whose air is near 0."
+    below = float((data < -0.01 * bright).mean())
     if below > 0.01:
         return f"{below:.0%} of its values are below 0, and the weights learned from magnitude images."
     if _is_label_map(data):
@@ -91,11 +97,11 @@ def _values(data: np.ndarray) -> str:
 
 
 def _is_label_map(data: np.ndarray) -> bool:
-    """Few different whole numbers, most of which have their like as neighbours."""
+    """Few different numbers, most of which have their like as neighbours."""
     first, second = data[:-1], data[1:]
     inside = first != 0
     alike = (first == second)[inside].mean() if inside.any() else 0
-    return bool(alike > 0.5 and np.array_equal(data, np.rint(data)) and len(np.unique(data)) <= 256)
+    return bool(alike > 0.5 and len(np.unique(data)) <= MOST_LABELS)
 
 
 def _voxel_size(scan: Volume, shape: Sequence[int]) -> str:
