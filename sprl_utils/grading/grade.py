@@ -3,8 +3,8 @@
 Criteria follow the ML Reproducibility Checklist (Pineau et al.), the ML Code Completeness Checklist (Papers
 with Code) and the ACM's badges. What only a reader can judge is not in it.
 
-``python -m sprl_utils.grading.grade`` (`make grade`) takes less than a minute; ``--full`` (`make grade FULL=1`)
-also runs the tests, the demo and the shipped weights.
+``python -m sprl_utils.grading.grade`` (`make grade`) takes less than a minute; ``--full``
+(`make grade FULL=1`) also runs the tests, the demo and the shipped weights.
 """
 
 import argparse
