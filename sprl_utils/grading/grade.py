@@ -102,27 +102,29 @@ def _tables(root: Path) -> str:
     runs = [path.parent for path in sorted((root / "results").glob("*/summary.csv"))]
     _require(runs, "no results/*/summary.csv")
     for run in runs:
-        scores, stated = (pd.read_csv(run / f"{name}.csv") for name in ("metrics", "summary"))
-        found = scores.groupby(IMAGE)[list(metrics.METRICS)].agg(["mean", "std"])
-        stated = stated.set_index(IMAGE).sort_index()[
-            [f"{m}_{s}" for m in metrics.METRICS for s in ("mean", "sd")]
-        ]
-        same = found.index.equals(stated.index) and np.allclose(
-            stated, found, rtol=0, atol=1e-9, equal_nan=True
+        scores, summary, differences = (
+            pd.read_csv(run / f"{name}.csv") for name in ("metrics", "summary", "differences")
         )
-        _require(same, f"{run.name}/summary.csv does not follow from metrics.csv")
-        stated = pd.read_csv(run / "differences.csv")
-        found = mean_differences(over_zero_filled(scores))
-        same = stated[IMAGE].equals(found[IMAGE]) and np.allclose(
-            stated.drop(columns=IMAGE), found.drop(columns=IMAGE), rtol=1e-6, atol=1e-9, equal_nan=True
+        found = (
+            scores.groupby(IMAGE)[list(metrics.METRICS)].agg(["mean", "std"]).rename(columns={"std": "sd"})
         )
-        _require(same, f"{run.name}/differences.csv does not follow from metrics.csv")
+        found.columns = found.columns.map("_".join)
+        stated = summary.set_index(IMAGE).sort_index()[found.columns]
+        _follows(stated, found, f"{run.name}/summary.csv", "metrics.csv")
+        found = mean_differences(over_zero_filled(scores)).set_index(IMAGE)
+        _follows(differences.set_index(IMAGE), found, f"{run.name}/differences.csv", "metrics.csv")
     for path in sorted((root / "results").glob("*/ablation_effects.csv")):
+        found = ablation.effects(pd.read_csv(path.with_name("ablations.csv")))
         stated = pd.read_csv(path, index_col="variant")
-        found = ablation.effects(pd.read_csv(path.with_name("ablations.csv")))[stated.columns]
-        same = found.index.equals(stated.index) and np.allclose(stated, found, rtol=1e-9, atol=1e-9)
-        _require(same, f"{path.parent.name}/{path.name} does not follow from ablations.csv")
+        _follows(stated, found, f"{path.parent.name}/{path.name}", "ablations.csv")
     return f"summaries of {len(runs)} runs and effects of ablations: computed again from the scores per head"
+
+
+def _follows(stated: pd.DataFrame, found: pd.DataFrame, table: str, source: str) -> None:
+    same = found.index.equals(stated.index) and np.allclose(
+        stated, found[stated.columns], rtol=0, atol=1e-9, equal_nan=True
+    )
+    _require(same, f"{table} does not follow from {source}")
 
 
 def _shown(root: Path) -> str:

@@ -20,12 +20,13 @@ from sprl_utils.volumes import Volume, voxels_sha256
 #: Words that name a T1-weighted image, and words that name another one (BIDS suffixes and scanners' terms).
 T1 = {"t1", "t1w", "mprage", "mpr", "mp2rage", "unit1", "spgr", "fspgr", "bravo"}
 OTHER = {
-    "t2", "t2w", "t2star", "t2starw", "t2s", "flair", "t2flair", "stir", "pd", "pdw", "pdt2", "t1map",
-    "t2map", "r1map", "bold", "fmri", "epi", "sbref", "dwi", "dti", "adc", "asl", "m0scan", "swi", "swan",
-    "tof", "mra", "angio", "ct", "cta", "pet", "phase", "phase1", "phase2", "phasediff", "magnitude1",
-    "magnitude2", "inplanet2", "mtw", "fieldmap", "mask", "seg", "dseg",
-    "probseg", "aseg", "label", "labels",
+    "stir", "pd", "pdw", "pdt2", "t1map", "r1map", "bold", "fmri", "epi", "sbref", "dwi", "dti", "adc", "asl",
+    "m0scan", "swi", "swan", "tof", "mra", "angio", "ct", "cta", "pet", "phase", "phase1", "phase2",
+    "phasediff", "magnitude1", "magnitude2", "inplanet2", "mtw", "fieldmap", "mask", "seg", "dseg", "probseg",
+    "aseg", "label", "labels",
 }  # fmt: skip
+#: Beginnings of words that name another one: T2w, T2starw, T2tse, FLAIR3D.
+OTHER_BEGINNINGS = ("t2", "flair")
 #: Edges in mm by which a result's voxels are near the 1 mm of the training heads.
 NEAR_1_MM = (0.65, 1.5)
 #: Labels of the finest parcellations, and some more.
@@ -69,7 +70,7 @@ def _contrast(path: Path) -> str:
         words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
         if words.keys() & T1:
             return ""
-        if other := sorted(word for word in words if word in OTHER or word.startswith(("t2", "flair"))):
+        if other := sorted(word for word in words if word in OTHER or word.startswith(OTHER_BEGINNINGS)):
             return f"its {where} says {words[other[0]]}, and the weights learned from T1-weighted heads."
     return ""
 
@@ -85,8 +86,9 @@ def _sidecar(path: Path) -> str:
 def _values(data: np.ndarray) -> str:
     if ((data > -1100) & (data < -900)).mean() > 0.1:
         return "its values are those of a CT (air near -1000), and the weights learned from MRI."
-    bright = np.percentile(np.abs(data[::4, ::4, ::4]), 99.5)
-    if np.percentile(data[::4, ::4, ::4], 1) > 0.2 * bright:
+    some = data[::4, ::4, ::4]
+    bright = np.percentile(np.abs(some), 99.5)
+    if np.percentile(some, 1) > 0.2 * bright:
         return "its darkest values are far above 0, and the weights learned from images whose air is near 0."
     below = float((data < -0.01 * bright).mean())
     if below > 0.01:
