@@ -67,7 +67,7 @@ $(executed:%=$(run)/%.ipynb): $(run)/%.ipynb: notebooks/%.py $(profile) $(packag
 	@mkdir -p $(run) $(out) && rm -f $(out)/$*.failed.ipynb
 	@$(python) -m sprl_utils.profiles $(profile) $< > $(run)/$*.yaml
 	@$(python) -m jupytext --quiet --to ipynb --update-metadata '{"jupytext": null}' --output $(run)/$*.input.ipynb $<
-	@echo "$*: running with profile $(PROFILE)"
+	@echo "$*: running with profile $(PROFILE); the bar counts cells, and one cell may train for long"
 	@$(python) -m papermill -k python3 --cwd notebooks -f $(run)/$*.yaml $(run)/$*.input.ipynb $(run)/$*.running.ipynb \
 	  || { mv -f $(run)/$*.running.ipynb $(out)/$*.failed.ipynb; \
 	       echo "$*: failed; read $(out)/$*.failed.ipynb, then run make again: it goes on from here" >&2; exit 1; }

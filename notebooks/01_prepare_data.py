@@ -443,6 +443,10 @@ if synthetic_heads:
     figures.save(figure, results / "figures" / "synthetic.png")
 
 # %% [markdown]
+# **What is to be seen** (training head, where a profile makes synthetic heads). Both columns show the same
+# planes of the grid. The anatomy was bent and turned in between, so the same plane meets other folds. The
+# synthetic head has sharper edges and flatter regions than any scan.
+#
 # ## Patches
 #
 # Networks train on cubes of `patch_size` voxels drawn around random voxels of the foreground; air teaches
@@ -460,10 +464,10 @@ rng = np.random.default_rng(seed)
 corners = shown.centres[rng.choice(len(shown.centres), 60)] - patch_size // 2
 corners = np.clip(corners, 0, np.array(hr.shape) - patch_size)
 print(f"{(corners % 4 == 0).all(axis=1).mean():.0%} of these cubes begin at multiples of 4 on all axes")
-figure = figures.patch_grid(shown, corners, patch_size)
+figure = figures.patch_grid(shown, corners, patch_size, "random cubes")
 
 # %%
-figure = figures.patch_grid(shown, grid_corners(hr.shape, patch_size), patch_size)
+figure = figures.patch_grid(shown, grid_corners(hr.shape, patch_size), patch_size, "grid of cubes")
 figures.save(figure, results / "figures" / "patch_grid.png")
 
 # %% [markdown]

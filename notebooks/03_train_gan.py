@@ -343,6 +343,7 @@ panels = {
     "gradient penalty": {"penalty": "D steps"},
     "L1 of G": {"l1": "training, G steps"},
     "mean change of G's weights": {"weight_change": "G"},
+    "PSNR of merged volumes (dB)": {"psnr": "validation head"},
 }
 live = figures.LiveCurve(panels) if viewer.has_front_end() else None
 history = stages.train(plan, devices, live)
@@ -355,7 +356,8 @@ figures.save(figure, results / "figures" / "gan_curves.png")
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
 # what D can tell the two apart by, once the penalty is small, which says that D's slope is near 1. Tens of
 # steps of another pair of patches each do not get that far: read both as noise around a start. L1 and the
-# weight change have values only where G was trained: before the warm-up ends G does not move at all.
+# weight change have values only where G was trained: before the warm-up ends G does not move at all. The last
+# panel is measured on merged volumes of the validation head.
 
 # %%
 change, trained = history["weight_change"], history["g_steps"] > 0

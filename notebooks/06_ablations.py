@@ -35,6 +35,8 @@ ablation_seeds = [0]  # each variant is trained once with each
 ablation_steps = 4  # updates of the generator in pretraining
 ablation_gan_steps = 4  # updates of either network in the GAN stage
 ablation_warmup = 1  # first steps of that, of D alone
+ablation_steps_of = {}  # steps of variants by name, where they are to take equal time instead
+ablation_gan_steps_of = {}  # the same of the GAN stage
 pretrain_learning_rate = 0.001  # of Adam (1e-4 in the paper)
 gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 discriminator_width = 8  # maps of D's first conv (64 in the paper)
@@ -72,6 +74,7 @@ runs, results = run.runs, run.results
 heads = {split: load_prepared(runs / "prepared", split) for split in ("train", "validation", "test")}
 known = ablation.VARIANTS | ablation.COMPARATORS | ablation.PEOPLE
 chosen = {name: known[name] for name in ablations or ablation.VARIANTS}
+chosen = ablation.with_steps(chosen, ablation_steps_of, ablation_gan_steps_of)
 pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what differs").to_frame()
 
 # %% [markdown]
@@ -111,7 +114,21 @@ gan = GanSettings(
     every=max(1, ablation_gan_steps // 2),
 )
 ablation.check(chosen, heads, pretraining.model, memory_gib)
-rows, edges = [], ablation_edges or patch_size
+edges = ablation_edges or patch_size
+
+# %% [markdown]
+# Where networks are to be compared by equal time, a profile gives each its number of steps. What a step
+# takes on this machine, and all of them (those of the GAN stage come on top of the pretraining of its
+# generator):
+
+# %%
+if ablation_steps_of:
+    pace = ablation.pace(chosen, pretraining, gan, fabric, edges)
+    pace.to_csv(results / "pace.csv", index=False)
+pace.round(2) if ablation_steps_of else "an equal number of steps"
+
+# %%
+rows = []
 for seed in ablation_seeds:
     for name, variant in chosen.items():
         plans = replace(pretraining, seed=seed), replace(gan, seed=seed)

@@ -7,6 +7,7 @@ anterior or superior is up. Pixels have the proportions of the voxels.
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,22 +130,25 @@ def kspace_before_after(subject: Prepared) -> Figure:
     uncut = [int(axis) for axis, kept in zip(_ras_axes(affine), keep, strict=True) if kept is None]
     whole = min(uncut, default=0)
     across, up = (axis for axis in range(3) if axis != whole)
-    figure, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
-    top = None
-    for ax, (name, image) in zip(axes, {"HR": subject.hr, "LR": subject.lr}.items(), strict=True):
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 4), layout="constrained")
+    planes = []
+    for image in (subject.hr, subject.lr):
         samples = spectrum(turned(image, affine))
-        plane = samples.take(samples.shape[whole] // 2, axis=whole)
-        top = plane.max() if top is None else top
-        ax.imshow(plane.T, origin="lower", cmap="magma", vmin=0, vmax=top)
+        planes.append(samples.take(samples.shape[whole] // 2, axis=whole))
+    edges = [edge - 0.5 for n in planes[0].shape for edge in (-(n // 2), n - n // 2)]  # DC lies at n // 2
+    for ax, name, plane in zip(axes, ("HR", "LR"), planes, strict=True):
+        style = {"cmap": "magma", "vmin": 0, "vmax": planes[0].max(), "extent": edges}
+        drawn = ax.imshow(plane.T, origin="lower", **style)
         ax.set(
-            title=f"k-space of {name}, log$_{{10}}$(1 + |F|)",
-            xlabel=f"$k_{'xyz'[across]}$, {DIRECTIONS[across]} (samples)",
-            ylabel=f"$k_{'xyz'[up]}$, {DIRECTIONS[up]} (samples)",
+            title=f"k-space of {name}",
+            xlabel=f"$k_{'xyz'[across]}$, {DIRECTIONS[across]} (samples from the centre)",
+            ylabel=f"$k_{'xyz'[up]}$, {DIRECTIONS[up]} (samples from the centre)",
         )
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="log$_{10}$(1 + |F|)")
     return figure
 
 
-def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: int) -> Figure:
+def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: int, title: str) -> Figure:
     """Where patches lie (their first voxels given), drawn over the middle slice of each plane.
 
     A cube is drawn in a plane if the slice passes through it.
@@ -166,6 +170,7 @@ def patch_grid(subject: Prepared, patches: Sequence[Sequence[int]], patch_size: 
             xlim=(box[u].start - 0.5, box[u].stop - 0.5),
             ylim=(box[v].start - 0.5, box[v].stop - 0.5),
         )
+    figure.suptitle(f"{title}, {subject.meta['id']} ({subject.meta['split']})")
     return figure
 
 
@@ -180,7 +185,7 @@ def _corners_seen(subject: Prepared, corners: Sequence[Sequence[int]], patch_siz
 
 
 def examples(steps: dict[str, np.ndarray], affine: Sequence[Sequence[float]]) -> Figure:
-    """The example patch's middle axial slice: LR, SR as training went on, HR.
+    """The example patch's middle axial slice: LR, SR as training went on, HR, which spans black to white.
 
     Args:
         steps: title -> array ``(3, x, y, z)`` of LR, SR, HR; LR and HR are the same in all.
@@ -188,11 +193,13 @@ def examples(steps: dict[str, np.ndarray], affine: Sequence[Sequence[float]]) ->
     """
     first = next(iter(steps.values()))
     shown = {"LR": first[0], **{f"SR, {title}": images[1] for title, images in steps.items()}, "HR": first[2]}
-    figure, axes = plt.subplots(1, len(shown), figsize=(1.9 * len(shown), 2.3), layout="constrained")
+    shown = {title: turned(image, affine) for title, image in shown.items()}
+    middle = shown["HR"].shape[2] // 2
+    window = dict(zip(("vmin", "vmax"), np.percentile(shown["HR"][..., middle], (0, 100)), strict=True))
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.9 * len(shown), 2.2), layout="constrained")
     for ax, (title, image) in zip(axes, shown.items(), strict=True):
-        image = turned(image, affine)
-        _show(ax, image, 2, image.shape[2] // 2, size_seen(affine))
-        ax.set_title(title, fontsize=9)
+        _show(ax, image, 2, middle, size_seen(affine), **window)
+        ax.set_title(title, fontsize=11)
     return figure
 
 
@@ -366,9 +373,14 @@ def tissue_overlap(overlap: pd.DataFrame) -> Figure:
 
 
 def _dots(ax: Axes, rows: pd.DataFrame, column: str, methods: Sequence[str]) -> None:
-    """Points per method, at the rows' ``place``; a colour per ``set``, and a mark at the mean of several."""
+    """Points per method, at the rows' ``place``; a colour per ``set``, and a mark at the mean of several.
+
+    A thin line leads from method to method for each head.
+    """
     for name, points in rows.groupby("set", sort=False):
         (drawn,) = ax.plot(points[column], points["place"], "o", alpha=0.6, label=name)
+        for _, head in points.groupby("subject"):
+            ax.plot(head[column], head["place"], color=drawn.get_color(), lw=0.7, alpha=0.4)
         means = points.groupby("place")[column].agg(["mean", "size"]).query("size > 1")["mean"]
         ax.plot(means, means.index, "|", color=drawn.get_color(), ms=18, mew=2.5)
     ax.set(yticks=range(len(methods)), yticklabels=methods, ylim=(-0.5, len(methods) - 0.5))
@@ -378,16 +390,19 @@ def _dots(ax: Axes, rows: pd.DataFrame, column: str, methods: Sequence[str]) -> 
 def curves(
     history: pd.DataFrame, panels: dict[str, dict[str, str]], zero_filled: dict[str, float] | None = None
 ) -> Figure:
-    """Columns of a training history against the step, one panel per entry.
+    """Columns of a training history against the step, one panel per entry, at most four in a row.
 
     Args:
         panels: axis label -> column drawn there -> its name; columns that the history lacks are left out.
         zero_filled: column -> what zero-filled LR scores there, drawn as a line.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.5 * len(panels), 3.1), squeeze=False, layout="constrained"
-    )
-    for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
+    rows = math.ceil(len(panels) / 4)
+    across = math.ceil(len(panels) / rows)
+    size = (3.5 * across, 3.1 * rows)
+    figure, axes = plt.subplots(rows, across, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (label, columns) in zip(axes.flat, panels.items(), strict=False):
         for column, name in columns.items():
             if column in history:
                 known = history.dropna(subset=[column])

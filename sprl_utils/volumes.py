@@ -265,16 +265,18 @@ def _checked_voxels(data: np.ndarray, where: str) -> np.ndarray:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
-        several = "; write one of its volumes to its own file, for instance with fslroi or nibabel's slicer"
-        raise ValueError(
-            f"{where}: expected a 3D volume, found {data.ndim}D of shape {shape}"
-            f"{several if data.ndim > 3 else ''}"
-        )
+        remedy = "stack the slices into one volume"
+        if data.ndim > 3:
+            remedy = "write one of its volumes to its own file, for instance with fslroi or nibabel's slicer"
+        raise ValueError(f"{where}: expected a 3D volume, found {data.ndim}D of shape {shape}; {remedy}")
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(data, dtype=np.float32)
     bad = data.size - int(np.isfinite(data).sum())
     if bad:
-        raise ValueError(f"{where}: expected finite values, found {bad} voxels of NaN or Inf")
+        raise ValueError(
+            f"{where}: expected finite values, found {bad} voxels of NaN or Inf; replace them, "
+            "for instance with numpy.nan_to_num"
+        )
     if data.size == 0 or data.min() == data.max():
         raise ValueError(f"{where}: expected an image, found a constant volume (shape {shape})")
     return data
@@ -303,7 +305,7 @@ def _check_forms(image: nib.Nifti1Image, where: str) -> None:
     if not codes[0]:
         return
     sizes = [np.asarray(nib.affines.voxel_sizes(image.get_sform())), np.array(header.get_zooms()[:3], float)]
-    if (np.abs(sizes[0] / sizes[1] - 1) > SAME_SIZE).any():
+    if not (np.abs(sizes[0] / sizes[1] - 1) <= SAME_SIZE).all():  # also where pixdim is NaN
         edges = [" x ".join(f"{edge:.3g}" for edge in size) + " mm" for size in sizes]
         differ = f"expected one voxel size, found {edges[0]} in sform and {edges[1]} in pixdim"
         if codes[0] < TEMPLATE:

@@ -117,6 +117,24 @@ def test_effects_are_paired_by_seed():
     assert row["gain"] == 6.75 and row["seeds"] == 2
 
 
+def test_a_variant_trains_for_steps_of_its_own(heads, tmp_path):
+    """Steps of one variant change, those of the others do not, and the pace counts them."""
+    pretraining, gan = (
+        PretrainSettings(steps=3, batch_size=1, every=1),
+        GanSettings(steps=2, patch_size=16, width=4),
+    )
+    known = {"reference": Variant(), "FSRCNN": ablation.COMPARATORS["FSRCNN"], "GAN": VARIANTS["GAN"]}
+    chosen = ablation.with_steps(known, {"FSRCNN": 1}, {"GAN": 4})
+    fabric = make_fabric("cpu", "32-true")
+    for name, steps in {"reference": 3, "FSRCNN": 1}.items():
+        ablation.run(chosen[name], heads, tmp_path / name, pretraining, gan, fabric, 16)
+        (history,) = (tmp_path / name).rglob("history.csv")
+        assert pd.read_csv(history)["step"].iloc[-1] == steps
+    pace = ablation.pace(chosen, pretraining, gan, fabric, 16).set_index("variant")
+    assert list(pace["steps"]) == [3, 1, 4]
+    np.testing.assert_allclose(pace["minutes"] * 60, pace["seconds_per_step"] * pace["steps"])
+
+
 @pytest.mark.parametrize("profile", ["ablations", "comparison"])
 def test_what_make_study_asks_for_fits_the_memory(profile, heads):
     """SRResNet sees 41 voxels to each side: its tiles must fit before hours are spent on training it."""

@@ -237,10 +237,10 @@ def test_a_network_that_is_the_same_in_the_mirror_has_no_spread():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({}, "k-space that was cut, found no end of it.*--voxel-size or --upsample.*--measured"),
-        ({"voxel_size": (1, 1, 1)}, "expected a grid coarser than asked for"),
-        ({"voxel_size": (2, 1.5, 1)}, "expected a grid coarser than asked for"),
-        ({"upsample": (1, 1, 1)}, "k-space that was cut, found no end of it"),
+        ({}, "coarser than asked for.*no end of k-space.*--voxel-size or --upsample.*--measured"),
+        ({"voxel_size": (1, 1, 1)}, "coarser than asked for.*ask for smaller voxels.*--measured"),
+        ({"voxel_size": (2, 1.5, 1)}, "coarser than asked for.*ask for smaller voxels.*--measured"),
+        ({"upsample": (1, 1, 1)}, "no end of k-space"),
         ({"upsample": (1, 0.5, 2)}, "expected three factors from 1 to 5"),
         ({"upsample": (1, 2)}, "expected three factors"),
         ({"voxel_size": (0, 1, 1)}, "expected three sizes in mm"),

@@ -145,7 +145,7 @@ def test_a_cube_is_drawn_where_it_lies_in_the_world(tmp_path, order):
     low = np.array(head.shape) // 2 - 3  # all middle planes pass through it
     box = tuple(slice(a, a + edge) for a in low)
     centre = {name: values[box].mean() for name, values in coordinates(head).items()}
-    figure = figures.patch_grid(head, [low], edge)
+    figure = figures.patch_grid(head, [low], edge, "one cube")
     for ax, (across, up), title in zip(figure.axes, PLACE, ("sagittal", "coronal", "axial"), strict=True):
         (frame,) = ax.patches
         found = np.array(frame.get_xy()) + edge / 2  # in voxels of the picture, centres at whole numbers
@@ -160,7 +160,7 @@ def test_a_cube_is_drawn_where_it_lies_in_the_world(tmp_path, order):
 def test_kspace_is_shown_across_the_axes_that_were_cut(tmp_path, order, cut):
     """LR has samples within the central half of both axes of the picture alone, HR everywhere."""
     head = head_in(tmp_path, order, cut)
-    hr, lr = (np.asarray(ax.images[0].get_array()) for ax in figures.kspace_before_after(head).axes)
+    hr, lr = (np.asarray(ax.images[0].get_array()) for ax in figures.kspace_before_after(head).axes[:2])
     rows, columns = (SHAPE["xyz".index(cut[i])] for i in (1, 0))
     assert lr.shape == (rows, columns)
     centre = np.zeros(lr.shape, bool)
@@ -205,9 +205,14 @@ def test_gains_have_one_point_per_head_and_method_and_the_mean_of_a_data_set():
             for dc in (False, True) for region in ("brain", "whole")]  # fmt: skip
     columns = ["subject", "network", "data_consistency", "source_run", "region", "psnr"]
     for ax in figures.gains(pd.DataFrame(rows, columns=columns)).axes:
-        several, mean, single, none = [list(line.get_xdata()) for line in ax.lines[:4]]
+        marks = {"o": [], "|": [], "None": []}
+        for line in ax.lines:
+            marks[line.get_marker()].append(list(line.get_xdata()))
+        (several, single), (mean, none) = marks["o"], marks["|"]
         assert sorted(several) == [-0.5, -0.5, 1.0, 1.0] and mean == [0.25, 0.25]
         assert single == [2.0, 2.0] and none == []
+        followed = [line for line in marks["None"] if line != [0, 0]]  # a line per head, and the upright one
+        assert sorted(followed) == [[-0.5, -0.5], [1.0, 1.0], [2.0, 2.0]]
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 4), (8, 3, 2)])

@@ -222,6 +222,8 @@ def sform(size):
 def test_two_voxel_sizes_are_refused(tmp_path):
     """A converter left an sform of 1 mm and a pixdim of 0.51 mm: nobody can say which is the voxel."""
     fields = {"sform_code": 2, "qform_code": 1, "pixdim": (0.51, 0.51, 1), **sform((1, 1, 1))}
+    with pytest.raises(ValueError, match="found 1 x 1 x 1 mm in sform and nan x 1 x 1 mm in pixdim"):
+        read_volume(raw_nifti(tmp_path / "a.nii", **fields | {"pixdim": (np.nan, 1, 1)}))
     with pytest.raises(ValueError, match="expected one voxel size, found 1 x 1 x 1 mm in sform and 0.51 x"):
         read_volume(raw_nifti(tmp_path / "a.nii", np.eye(4), **fields))
     fields |= {"sform_code": 4}  # a template's space may be scaled

@@ -2,23 +2,33 @@
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 import sprl_utils.comparison.networks  # noqa: F401  registers the comparators
-from sprl_utils import metrics
+from sprl_utils import losses, metrics
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
-from sprl_utils.networks import channels_last, count_parameters, load_generator, make_generator, multiply_adds
+from sprl_utils.networks import (
+    Discriminator,
+    channels_last,
+    count_parameters,
+    load_generator,
+    make_generator,
+    multiply_adds,
+)
 from sprl_utils.original.procedure import original_super_resolve
 from sprl_utils.patches import Prepared, RandomPatches
 from sprl_utils.training import (
+    Gan,
     GanSettings,
     PretrainSettings,
     describe_fabric,
@@ -89,8 +99,9 @@ VARIANTS = {
     "GAN, weights clipped": Variant(gan={"weight_clip": 0.01, "penalty_weight": 0.0}),
     "GAN, G never trained": Variant(gan={"d_per_g": 10**9}),
 }
-#: Other networks by the same recipe; SRResNet with a discriminator is SRGAN.
+#: Other networks by the same recipe; SRResNet with a discriminator is SRGAN. EDSR starts as it has to.
 COMPARATORS = {
+    "EDSR": Variant(pretrain={"model": "EDSR", "init": "kaiming", "gradient_norm": 0.05}),
     "FSRCNN": Variant(pretrain={"model": "FSRCNN"}),
     "DCSRN": Variant(pretrain={"model": "DCSRN"}),
     "SRResNet": Variant(pretrain={"model": "SRResNet"}),
@@ -98,6 +109,71 @@ COMPARATORS = {
 }
 #: Fewer people at an equal number of steps; the reference learns from all.
 PEOPLE = {"1 person": Variant(people=1), "4 people": Variant(people=4), "12 people": Variant(people=12)}
+
+
+def with_steps(
+    variants: Mapping[str, Variant], steps: Mapping[str, int], gan_steps: Mapping[str, int]
+) -> dict[str, Variant]:
+    """Variants of which some train for numbers of steps of their own, such as equal time asks for."""
+    made = dict(variants)
+    for name, count in steps.items():
+        made[name] = replace(made[name], pretrain=made[name].pretrain | {"steps": count})
+    for name, count in gan_steps.items():
+        made[name] = replace(made[name], gan=made[name].gan | {"steps": count})
+    return made
+
+
+def pace(
+    variants: Mapping[str, Variant],
+    pretraining: PretrainSettings,
+    gan: GanSettings,
+    fabric: Fabric,
+    patch_size: int | Sequence[int],
+) -> pd.DataFrame:
+    """How long variants train on this machine: one row each with seconds per step, steps, and minutes.
+
+    Of a variant with a GAN stage it is that stage alone, whose step is the mean over a cycle of D and G.
+    """
+    rows = []
+    for name, variant in variants.items():
+        settings, stage = replace(pretraining, **variant.pretrain), replace(gan, **(variant.gan or {}))
+        seconds = _seconds_per_step(settings, stage if variant.gan is not None else None, fabric, patch_size)
+        steps = settings.steps if variant.gan is None else stage.steps
+        rows.append((name, seconds, steps, seconds * steps / 60))
+    return pd.DataFrame(rows, columns=["variant", "seconds_per_step", "steps", "minutes"])
+
+
+def _seconds_per_step(
+    settings: PretrainSettings,
+    stage: GanSettings | None,
+    fabric: Fabric,
+    patch_size: int | Sequence[int],
+    repeats: int = 3,
+) -> float:
+    """Median over cycles; what the patches show takes no time, so they are random."""
+    shape = (settings.batch_size, 1, *np.broadcast_to(patch_size, 3).tolist())
+    lr, hr = (fabric.to_device(torch.rand(shape)) for _ in range(2))
+    generator = channels_last(make_generator(settings.model, settings.init))
+    if stage:
+        judge = Discriminator(stage.patch_size, stage.head, stage.negative_slope, stage.width)
+        both = Gan(generator, channels_last(judge), stage, fabric)
+        cycle = [both.update_discriminator] * stage.d_per_g + [both.update_generator]
+    else:
+        model, optimizer = fabric.setup(generator, torch.optim.Adam(generator.parameters()))
+
+        def update(lr: torch.Tensor, hr: torch.Tensor) -> None:
+            optimizer.zero_grad()
+            fabric.backward(losses.l1_loss(model(lr), hr))
+            optimizer.step()
+
+        cycle = [update]
+    seconds = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        for step in cycle:
+            step(lr, hr)
+        seconds.append((time.perf_counter() - start) / len(cycle))
+    return float(np.median(seconds[1:]))
 
 
 def check(

@@ -141,16 +141,11 @@ def _check_numbers(name: str, values: Sequence[float] | None, low: float, high: 
 
 def _nothing_to_restore(scan: Volume, voxel_size: Sequence[float] | None) -> str:
     own = " x ".join(f"{edge:.3g}" for edge in scan.voxel_size)
-    if voxel_size is not None:
-        return (
-            f"expected a grid coarser than asked for, found voxels of {own} mm and k-space that is full; "
-            "ask for smaller voxels"
-        )
+    finer = "a finer grid with --voxel-size or --upsample" if voxel_size is None else "smaller voxels"
     return (
-        f"expected k-space that was cut, found no end of it on any axis (voxels of {own} mm); ask for a "
-        "finer grid with --voxel-size or --upsample, or, where the scanner filled k-space with zeros and "
-        "later steps (rounding, filters, brain extraction) hid that, give the samples that it acquired with "
-        "--measured"
+        f"expected a scan coarser than asked for, found voxels of {own} mm and no end of k-space on any "
+        f"axis; ask for {finer}, or, where the scanner filled k-space with zeros and later steps (rounding, "
+        "filters, brain extraction) hid that, give the samples that it acquired with --measured"
     )
 
 

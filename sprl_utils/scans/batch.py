@@ -198,7 +198,10 @@ def check_outputs(
         if real in sources:
             raise ValueError(f"{path}: expected another name than the input's, found the same file")
         if real in places:
-            raise ValueError(f"{path}: expected inputs of different names, found two with this one result")
+            raise ValueError(
+                f"{path}: expected inputs of different names, found two with this one result; do each folder "
+                "with an output folder of its own"
+            )
         if os.path.isdir(real):
             raise IsADirectoryError(f"{path}: expected the name of a file, found a folder")
         places[real] = path
