@@ -79,8 +79,8 @@ pd.Series({name: str(variant) for name, variant in chosen.items()}, name="what d
 
 # %% [markdown]
 # Training is in bfloat16 where the hardware multiplies it: there "trained in fp32" tells what that costs.
-# Elsewhere it is the reference once more, for emulated bfloat16 takes hundreds of times as long. Scores are
-# always computed in fp32.
+# Elsewhere it is the reference once more, for emulated bfloat16 takes hundreds of times as long. All variants
+# are scored in the precision of this run.
 #
 # ## Runs
 #
@@ -143,7 +143,8 @@ scores = pd.concat(rows, ignore_index=True)
 # Test heads, whole prepared volume (`crop` in `01_prepare_data`). `gain` is PSNR over the variant's own LR,
 # `psnr_change` that of SR against the reference's SR. A change smaller than its range over seeds, or than
 # what two seeds of the reference differ by, says nothing. 2x2 and 5x5 start from another LR: compare `gain`.
-# Other networks get the same number of steps, not the same time: `multiply_adds` says what a head costs.
+# Other networks get the same number of steps, or where a profile says so the same time; `multiply_adds` says
+# what a head costs.
 
 # %%
 effects = ablation.effects(scores)

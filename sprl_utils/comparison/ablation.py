@@ -32,6 +32,7 @@ from sprl_utils.training import (
     GanSettings,
     PretrainSettings,
     describe_fabric,
+    fabric_dtype,
     make_fabric,
     pretrain,
     train_gan,
@@ -224,11 +225,12 @@ def run(
     """
     same_data = Path(out) / "data" / f"{variant.lr} {variant.keep or 'as prepared'}"
     heads = {split: [with_lr(h, same_data, variant) for h in found] for split, found in heads.items()}
+    dtype = fabric_dtype(fabric)  # all variants are scored in one precision
     if variant.precision is not None:
         fabric = make_fabric(fabric.device.type, variant.precision)
     weights = _train(variant, heads, Path(out), pretraining, gan, fabric, patch_size)
     generator = channels_last(load_generator(weights)).to(fabric.device)
-    rows = [_score(head, generator, variant.stitching, memory_gib) for head in heads["test"]]
+    rows = [_score(head, generator, variant.stitching, memory_gib, dtype) for head in heads["test"]]
     table = pd.DataFrame(rows)
     table.insert(1, "seed", pretraining.seed)
     return table
@@ -270,13 +272,15 @@ def _listed(settings: dict) -> str:
     return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
-def _score(head: Prepared, generator: nn.Module, stitching: str, memory_gib: float) -> dict:
+def _score(
+    head: Prepared, generator: nn.Module, stitching: str, memory_gib: float, dtype: torch.dtype
+) -> dict:
     lr, hr, brain = np.asarray(head.lr), np.asarray(head.hr), np.asarray(head.brain)
     if stitching == "original":
         sr, _ = original_super_resolve(lr.transpose(head.order), generator.eval())
         sr = sr.transpose(np.argsort(head.order))
     else:
-        sr = super_resolve(lr, generator, memory_gib=memory_gib, order=head.order)
+        sr = super_resolve(lr, generator, memory_gib=memory_gib, dtype=dtype, order=head.order)
     return {
         "subject": head.meta["id"],
         **{name: getattr(metrics, name)(sr, hr) for name in metrics.METRICS},
