@@ -354,10 +354,11 @@ figures.save(figure, results / "figures" / "gan_curves.png")
 
 # %% [markdown]
 # **What is to be seen** (training patches). The Wasserstein estimate $D(\mathrm{HR}) - D(\mathrm{SR})$ is
-# what D can tell the two apart by, once the penalty is small, which says that D's slope is near 1. Tens of
-# steps of another pair of patches each do not get that far: read both as noise around a start. L1 and the
-# weight change have values only where G was trained: before the warm-up ends G does not move at all. The last
-# panel is measured on merged volumes of the validation head.
+# what D can tell the two apart by, once the penalty is small, which says that D's slope is near 1. A run of
+# tens of steps does not get that far, and its curves are noise around a start. Where the estimate still rises
+# after thousands of steps, D learns faster than G closes the distance. L1 and the weight change have values
+# only where G was trained: before the warm-up ends G does not move at all. The last panel is measured on
+# merged volumes of the validation head.
 
 # %%
 change, trained = history["weight_change"], history["g_steps"] > 0
@@ -381,7 +382,7 @@ pd.DataFrame([{"generator": "pretrained", **scores}, {"generator": "after GAN tr
 
 # %% [markdown]
 # A GAN is not trained for PSNR: a small fall here is what the paper's method accepts for sharper texture.
-# Whether there is texture to gain in minutes of training is the question of `04_evaluate`.
+# Whether there is texture to gain is the question of `04_evaluate`.
 
 # %%
 history.to_csv(results / "gan_history.csv", index=False)

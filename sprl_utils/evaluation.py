@@ -146,24 +146,15 @@ def score(
         where: names out of `REGIONS`.
     """
     masks, hr = regions(subject, where), np.asarray(subject.hr)
-    facts = {name: subject.meta[name] for name in ("group", "kind")}
+    facts = {"subject": subject.meta["id"], "group": subject.meta["group"], "kind": subject.meta["kind"]}
     rows = []
     with ThreadPoolExecutor(2) as pool:  # numpy and scipy work outside of Python's lock
         measured = list(pool.map(lambda one: metrics.evaluate(one.image, hr, masks), made))
     for one, found in zip(made, measured, strict=True):
         method = dict(zip(METHOD, (one.network, one.data_consistency, source_run), strict=True))
         cost = {"parameters": one.parameters, "multiply_adds": one.multiply_adds}
-        for row in found:
-            rows.append(
-                {
-                    "subject": subject.meta["id"],
-                    **facts,
-                    **method,
-                    **row,
-                    **cost,
-                    "seconds": round(one.seconds, 2),
-                }
-            )
+        cost["seconds"] = round(one.seconds, 2)
+        rows += [{**facts, **method, **row, **cost} for row in found]
     return pd.DataFrame(rows)
 
 

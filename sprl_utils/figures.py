@@ -239,8 +239,9 @@ def comparison(
     axes[0, -1].set_title("HR\n")
     if whole_slice:
         _show(axes[2, -1], hr, 2, place, size)
+        across, up, _ = zoom
         for ax in axes[2]:
-            _frame_zoom(ax, zoom)
+            _frame(ax, (across.start, up.start), across.stop - across.start, up.stop - up.start)
     for ax, label in zip(axes[:, 0], ("zoom", "zoom, minus HR", "axial", "axial, minus HR"), strict=False):
         ax.set_ylabel(label)
     for ax in axes[1::2, -1]:
@@ -293,12 +294,6 @@ def _furthest(errors: np.ndarray, axial: int, size: Sequence[float]) -> tuple[sl
 def most_brain(subject: Prepared) -> int:
     """The axial slice of `as_seen` with most brain in it."""
     return int(as_seen(subject.brain, subject).sum(axis=(0, 1)).argmax())
-
-
-def _frame_zoom(ax: Axes, zoom: tuple[slice, slice, slice]) -> None:
-    """Mark what is enlarged elsewhere."""
-    across, up, _ = zoom
-    _frame(ax, (across.start, up.start), across.stop - across.start, up.stop - up.start)
 
 
 def _frame(ax: Axes, low: tuple[int, int], width: int, height: int) -> None:

@@ -1,6 +1,7 @@
 """The networks: mDCSRN generator and the WGAN-GP discriminator (Chen et al., arXiv 1803.01417), and EDSR.
 
-Tensors are ``(N, C, D, H, W)``; D, H, W are a volume's x, y, z in the file's own axis order.
+Tensors are ``(N, C, D, H, W)``; D, H, W are a volume's axes, those that lost resolution last
+(`sprl_utils.patches.Prepared.order`).
 """
 
 import math
@@ -278,7 +279,6 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(negative_slope),
             nn.Linear(16 * width, 1),
         )
-        self.patch_size = patch_size
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 1, P, P, P)
         x = self.features(x)  # (N, 512, P/16, P/16, P/16)

@@ -1,7 +1,7 @@
 """What a number needs to be made again: seeds, process settings, versions, hardware, hashes.
 
 Nothing that names a person or a machine is written down: no user or host names, no environment variables, and
-no path outside the repository. Imports no other module.
+no path outside the repository.
 """
 
 import contextlib

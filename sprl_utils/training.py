@@ -260,9 +260,16 @@ def _first_generator(settings: PretrainSettings, start: Path | None) -> nn.Modul
     generator = load_generator(start) if start else None
     torch.manual_seed(settings.seed)
     fresh = make_generator(settings.model, settings.init)
-    if not isinstance(generator or fresh, type(fresh)):
-        raise ValueError(f"weights {start}: expected {settings.model}, found {type(generator).__name__}")
+    if generator and _shapes(generator) != _shapes(fresh):
+        raise ValueError(
+            f"weights {start}: expected those of {settings.model}, found {type(generator).__name__} "
+            "with other sizes"
+        )
     return generator or fresh
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 # --- the GAN ------------------------------------------------------------------------------------------------
@@ -313,7 +320,7 @@ def train_gan(
         else:
             found = gan.update_generator(lr, hr)
         run.note(step, **found)
-        if run.is_due(step, settings.every):
+        if run.is_due(step, settings.every) or run.is_due(step, settings.validate_every):
             g_steps = sum(gan_schedule(s, *schedule) == "G" for s in range(step + 1))
             scores = validate(step) if run.is_due(step, settings.validate_every) else {}
             run.record(step, weight_change=mean_change(generator, origin), g_steps=g_steps, **scores)

@@ -103,7 +103,7 @@ def test_another_table_gives_another_verdict(study, words, table, column, by, wh
 
 
 def test_few_updates_of_g_refute_nothing_and_many_do(study):
-    path = study / "demo" / "gan_history.csv"
+    path = study / "study_4x4" / "gan_history.csv"
     history = pd.read_csv(path)
     history.assign(g_steps=history["g_steps"] + 60_000).to_csv(path, index=False)
     assert verdict("hardly distinguishable") == "not supported"

@@ -47,6 +47,14 @@ def test_an_epoch_of_the_grid_uses_its_share_once_and_never_what_is_left_out(tmp
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_cubes_have_the_axes_that_were_cut_last(tmp_path):
+    """The network restores the last two; here the file's first two were cut, and its last counts up."""
+    hr = np.broadcast_to(np.arange(8, dtype=np.float32), (8, 8, 8)).copy()
+    subject = write_prepared(tmp_path, "turned", "train", hr, keep=(0.5, 0.5, None))
+    _, cube = GridPatches([subject], 8, seed=0).patch(0)
+    assert list(cube[:, 0, 0]) == list(range(8))
+
+
 def test_bad_grid_settings_are_refused(heads):
     with pytest.raises(ValueError, match=r"usage must be a share in \(0, 1\], found 0"):
         GridPatches([heads["train"]], 8, seed=0, usage=0)

@@ -185,8 +185,11 @@ def test_fine_tuning_begins_with_the_given_weights_and_their_scores(heads, tmp_p
     assert (tmp_path / "second.before-1").is_dir()
     assert list(run_pretrain(tmp_path / "prepared", second)["step"]) == [2, 4, 6, 8, 9]  # and so are none
     assert (tmp_path / "second.before-2").is_dir()
-    with pytest.raises(ValueError, match="generator.safetensors: expected FSRCNN, found Generator"):
+    with pytest.raises(ValueError, match="generator.safetensors: expected those of FSRCNN, found Generator"):
         run_pretrain(tmp_path / "prepared", tmp_path / "third", start, model="FSRCNN")
+    save_weights(networks.EDSR((1, 4, 4)), start)  # the class is the same, the sizes are not
+    with pytest.raises(ValueError, match="expected those of EDSR_2x2, found EDSR"):
+        run_pretrain(tmp_path / "prepared", tmp_path / "third", start, model="EDSR_2x2", init="kaiming")
 
 
 def test_a_run_leaves_weights_history_and_examples(heads, tmp_path):
@@ -409,6 +412,12 @@ def test_g_changes_in_g_steps_and_in_no_other(heads, tmp_path):
     assert history["g_steps"].iloc[-1] == schedule.count("G") > 0
     assert history["l1"].notna().tolist() == [s == "G" for s in schedule]
     assert math.isfinite(history["psnr"].iloc[-1])
+
+
+def test_merged_volumes_are_validated_when_they_are_due(heads, tmp_path):
+    """Also where that is no multiple of the steps between checkpoints."""
+    history = run_gan(tmp_path / "prepared", tmp_path / "run", steps=8, every=4, validate_every=3)
+    assert list(history.dropna(subset=["psnr"])["step"]) == [3, 6, 8]
 
 
 def test_the_gan_stage_runs_in_bfloat16(heads, tmp_path):

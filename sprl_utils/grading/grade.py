@@ -302,7 +302,7 @@ def _stated_demo(root: Path) -> pd.DataFrame:
 
 
 def _reproduced(stated: pd.DataFrame, root: Path) -> str:
-    reproduced, sentence = verdict(stated, pd.read_csv(root / "results/demo/metrics.csv"))
+    reproduced, sentence = verdict(stated, pd.read_csv(root / "results/demo/metrics.csv"), "demo")
     _require(reproduced, sentence)
     return sentence
 

@@ -32,8 +32,12 @@ def committed(root: Path, profile: str) -> pd.DataFrame | None:
         raise LookupError(f"{table}: expected the committed one from git, found no repository") from error
 
 
-def verdict(stated: pd.DataFrame, found: pd.DataFrame) -> tuple[bool, str]:
-    """Whether the scores ``found`` reproduce ``stated``, and the sentence that says so."""
+def verdict(stated: pd.DataFrame, found: pd.DataFrame, profile: str) -> tuple[bool, str]:
+    """Whether the scores ``found`` reproduce ``stated``, and the sentence that says so.
+
+    Rows that the run of ``profile`` has read from other runs are no work of it and do not count.
+    """
+    stated, found = (scores[scores["source_run"] == profile] for scores in (stated, found))
     both = stated.merge(found, "outer", KEYS, suffixes=("", "_again"), indicator="side")
     names = both[KEYS].astype(str).agg(", ".join, axis=1)
     alone = names[both["side"] != "both"]
@@ -60,7 +64,8 @@ def main(profile: str) -> None:
         print(f"Reproduction: unknown ({error})")
         return
     if stated is not None:
-        print(f"Reproduction: {verdict(stated, pd.read_csv(root / 'results' / profile / 'metrics.csv'))[1]}")
+        found = pd.read_csv(root / "results" / profile / "metrics.csv")
+        print(f"Reproduction: {verdict(stated, found, profile)[1]}")
 
 
 if __name__ == "__main__":

@@ -42,13 +42,14 @@ class GridPatches:
         self.per_epoch = max(1, round(len(self.cubes) * self.usage))
 
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """LR and HR of patch number ``index``, counted through all epochs: ``(x, y, z)``, float32."""
+        """LR and HR of patch number ``index``, counted through all epochs."""
         epoch, i = divmod(index, self.per_epoch)
         if epoch not in self._epochs:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cubes))
             self._epochs = {epoch: order}
         subject, low = self.cubes[self._epochs[epoch][i]]
-        return cut_pair(subject, low, self.patch_size)
+        lr, hr = (image.transpose(subject.order) for image in cut_pair(subject, low, self.patch_size))
+        return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 
 
 def grid_corners(shape: Sequence[int], size: int) -> list[tuple[int, int, int]]:
