@@ -38,8 +38,10 @@ def stage(root: Path, source: Path) -> None:
         place = source / path.relative_to(root)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, place)
-    first = source / "read_first.md"  # its links lead out of docs/
-    first.write_text(read(first).replace("](../", "]("), encoding="utf-8")
+    # The links of one page lead out of docs/, and the badges of the other need the Internet.
+    for name, what, instead in (("read_first.md", r"\]\(\.\./", "]("), ("README.md", r"^\[!\[.*\n", "")):
+        if (page := source / name).exists():
+            page.write_text(re.sub(what, instead, read(page), flags=re.MULTILINE), encoding="utf-8")
     pages = Environment(loader=FileSystemLoader(HERE / "pages"), trim_blocks=True, lstrip_blocks=True)
     front = pages.get_template("index.md").render(runs=runs, texts=texts)
     (source / "index.md").write_text(front, encoding="utf-8")
