@@ -152,7 +152,7 @@ class RandomPatches:
         rng, subject = self._draw(index)
         low, size = self._place(rng, subject)
         flip = tuple(np.flatnonzero(rng.integers(2, size=3))) if self.flips else ()
-        lr, hr = (image.transpose(subject.order) for image in cut_pair(subject, low, size, flip))
+        lr, hr = cut_pair(subject, low, size, flip)
         if self.swap and rng.integers(2) and subject.is_cut_alike:
             lr, hr = lr.swapaxes(1, 2), hr.swapaxes(1, 2)
         factor = np.float32(np.exp(rng.uniform(-self.gain, self.gain)))
@@ -184,9 +184,12 @@ def check_fit(subjects: Sequence[Prepared], patch_size: int | Sequence[int]) -> 
 def cut_pair(
     subject: Prepared, low: Sequence[int], size: int | Sequence[int], flip: tuple = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """LR and HR of the box that begins at voxel ``low``, in the file's axis order, flipped along ``flip``."""
+    """LR and HR ``(D, H, W)`` of the box that begins at voxel ``low``, flipped along ``flip``.
+
+    ``low``, ``size`` and ``flip`` are in the file's axis order.
+    """
     box = tuple(slice(int(a), int(a + n)) for a, n in zip(low, np.broadcast_to(size, 3), strict=True))
-    lr, hr = np.flip(subject.lr[box], flip), np.flip(subject.hr[box], flip)
+    lr, hr = (np.flip(image[box], flip).transpose(subject.order) for image in (subject.lr, subject.hr))
     return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 
 

@@ -191,7 +191,7 @@ def pretrain(
             group["lr"] = group["base_rate"] * learning_rate(step, settings)
         lr, hr = _device_batch(train, step, settings.batch_size, fabric)
         loss = losses.l1_loss(model(lr), hr)
-        _descend(loss, optimizer, fabric, model, settings.gradient_norm)
+        descend(loss, optimizer, fabric, model, settings.gradient_norm)
         average.update_parameters(generator)
         run.note(step, train_l1=loss.detach())
         if run.is_due(step, settings.every):
@@ -240,7 +240,7 @@ def rate_groups(generator: Generator, settings: PretrainSettings) -> list[dict]:
     return [{"params": groups[g], "lr": rates[g], "base_rate": rates[g]} for g in groups]
 
 
-def _descend(
+def descend(
     loss: Tensor,
     optimizer: torch.optim.Optimizer,
     fabric: Fabric,
@@ -300,8 +300,7 @@ def train_gan(
     """
     generator = channels_last(load_generator(start))
     torch.manual_seed(settings.seed)
-    shape = (settings.patch_size, settings.head, settings.negative_slope, settings.width)
-    discriminator = channels_last(Discriminator(*shape))
+    discriminator = make_discriminator(settings)
     origin = [p.detach().clone() for p in generator.parameters()]
     gan = Gan(generator, discriminator, settings, fabric)
 
@@ -328,6 +327,12 @@ def train_gan(
     run.save_network(generator, "generator", {"origin": f"GAN training, {settings.steps} steps"})
     run.save_network(discriminator, "discriminator")
     return run.table()
+
+
+def make_discriminator(settings: GanSettings) -> nn.Module:
+    """The discriminator of a GAN stage, with fresh weights."""
+    shape = (settings.patch_size, settings.head, settings.negative_slope, settings.width)
+    return channels_last(Discriminator(*shape))
 
 
 class Gan:
@@ -362,7 +367,7 @@ class Gan:
         share = torch.rand(self.fabric.world_size, len(hr))[self.fabric.global_rank].to(hr.device)
         plain = without_wrapper(self.discriminator, self.fabric)
         loss, parts = losses.discriminator_loss(self.d, hr, sr, share, self.settings.penalty_weight, plain)
-        _descend(loss, self.d_optimizer, self.fabric)
+        descend(loss, self.d_optimizer, self.fabric)
         if bound := self.settings.weight_clip:
             with torch.no_grad():
                 for parameter in self.discriminator.parameters():
@@ -374,7 +379,7 @@ class Gan:
         self.discriminator.requires_grad_(False)
         with self.fabric.no_backward_sync(self.d):  # D gets no gradient here, so no process may wait for one
             loss, parts = losses.generator_loss(self.d, self.g(lr), hr, self.settings.adversarial_weight)
-        _descend(loss, self.g_optimizer, self.fabric)
+        descend(loss, self.g_optimizer, self.fabric)
         self.discriminator.requires_grad_(True)
         return {"G_loss": loss.detach(), **parts}
 

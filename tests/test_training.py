@@ -104,7 +104,7 @@ def test_a_clipped_gradient_is_as_long_as_its_norm_says(norm, length):
     plain = torch.nn.Linear(2, 1, bias=False)
     before = plain.weight.detach().clone()
     model, optimizer = fabric.setup(plain, torch.optim.SGD(plain.parameters(), 1.0))
-    training._descend(model(torch.tensor([6.0, 8.0])).sum(), optimizer, fabric, model, norm)
+    training.descend(model(torch.tensor([6.0, 8.0])).sum(), optimizer, fabric, model, norm)
     assert float((plain.weight.detach() - before).norm()) == pytest.approx(length, rel=1e-5)
 
 

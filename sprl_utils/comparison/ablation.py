@@ -18,7 +18,6 @@ from sprl_utils import losses, metrics
 from sprl_utils.inference import super_resolve
 from sprl_utils.kspace import crop_kspace, interpolate, truncate_kspace
 from sprl_utils.networks import (
-    Discriminator,
     channels_last,
     count_parameters,
     load_generator,
@@ -31,8 +30,10 @@ from sprl_utils.training import (
     Gan,
     GanSettings,
     PretrainSettings,
+    descend,
     describe_fabric,
     fabric_dtype,
+    make_discriminator,
     make_fabric,
     pretrain,
     train_gan,
@@ -137,9 +138,9 @@ def pace(
     """
     rows = []
     for name, variant in variants.items():
-        settings, stage = replace(pretraining, **variant.pretrain), replace(gan, **(variant.gan or {}))
-        seconds = _seconds_per_step(settings, stage if variant.gan is not None else None, fabric, patch_size)
-        steps = settings.steps if variant.gan is None else stage.steps
+        settings = replace(pretraining, **variant.pretrain)
+        stage = None if variant.gan is None else replace(gan, **variant.gan)
+        seconds, steps = _seconds_per_step(settings, stage, fabric, patch_size), (stage or settings).steps
         rows.append((name, seconds, steps, seconds * steps / 60))
     return pd.DataFrame(rows, columns=["variant", "seconds_per_step", "steps", "minutes"])
 
@@ -156,18 +157,11 @@ def _seconds_per_step(
     lr, hr = (fabric.to_device(torch.rand(shape)) for _ in range(2))
     generator = channels_last(make_generator(settings.model, settings.init))
     if stage:
-        judge = Discriminator(stage.patch_size, stage.head, stage.negative_slope, stage.width)
-        both = Gan(generator, channels_last(judge), stage, fabric)
+        both = Gan(generator, make_discriminator(stage), stage, fabric)
         cycle = [both.update_discriminator] * stage.d_per_g + [both.update_generator]
     else:
         model, optimizer = fabric.setup(generator, torch.optim.Adam(generator.parameters()))
-
-        def update(lr: torch.Tensor, hr: torch.Tensor) -> None:
-            optimizer.zero_grad()
-            fabric.backward(losses.l1_loss(model(lr), hr))
-            optimizer.step()
-
-        cycle = [update]
+        cycle = [lambda lr, hr: descend(losses.l1_loss(model(lr), hr), optimizer, fabric)]
     seconds = []
     for _ in range(1 + repeats):
         start = time.perf_counter()

@@ -48,8 +48,7 @@ class GridPatches:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.cubes))
             self._epochs = {epoch: order}
         subject, low = self.cubes[self._epochs[epoch][i]]
-        lr, hr = (image.transpose(subject.order) for image in cut_pair(subject, low, self.patch_size))
-        return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
+        return cut_pair(subject, low, self.patch_size)
 
 
 def grid_corners(shape: Sequence[int], size: int) -> list[tuple[int, int, int]]:
