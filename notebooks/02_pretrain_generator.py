@@ -34,8 +34,6 @@ patches = "random"  # "random" cubes of the foreground, or the original project'
 flips = True  # flip random cubes along each axis
 swap = False  # exchange the two coarse axes of every second random cube
 gain = 0.0  # multiply intensities of random cubes by up to exp(gain), or divide them
-usage = 1.0  # grid only: share of the cubes used in an epoch
-leave_out = [0]  # grid only: numbers of cubes never used
 pretrain_steps = 16  # updates of the generator
 pretrain_learning_rate = 0.001  # of Adam (1e-4 in the paper)
 rate_reconstruction = 0.05  # factor on the learning rate of the last 1x1x1 conv
@@ -299,8 +297,6 @@ plan = {
         "patch_size": patch_size,
         "seed": seed,
         "flips": flips,
-        "usage": usage,
-        "leave_out": leave_out,
         "swap": swap,
         "gain": gain,
     },

@@ -33,8 +33,6 @@ patch_size = 16  # edge of the training cubes, in voxels; a multiple of 16
 batch_size = 2  # cubes per step (2 in the paper)
 patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
 flips = True  # flip random cubes along each axis
-usage = 1.0  # grid only: share of the cubes used in an epoch
-leave_out = [0]  # grid only: numbers of cubes never used
 gan_steps = 24  # updates of either network
 gan_learning_rate = 0.0001  # of Adam (5e-6 in the paper)
 gan_warmup = 8  # first steps, of D alone (10,000 in the paper)
@@ -329,8 +327,6 @@ plan = {
         "patch_size": patch_size,
         "seed": seed + 2,
         "flips": flips,
-        "usage": usage,
-        "leave_out": leave_out,
     },
     "validation": {"crop": validation_crop},
     "start": str(start.relative_to(root)),

@@ -165,12 +165,15 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
         scores: rows of `score`, and those of `sprl_utils.extras.weights.held_out_rows` below them.
 
     Returns:
-        Columns of `sprl_utils.metrics.summarise`, and means of ``parameters``, ``multiply_adds`` and
-        ``seconds`` per volume; the latter is NaN where another run did the work.
+        Number of ``subjects``; ``_mean`` and ``_sd`` (``ddof=1``; empty for a single one) of each metric; and
+        means of ``parameters``, ``multiply_adds`` and ``seconds`` per volume; the latter is NaN where another
+        run did the work.
     """
-    by = ["region", *METHOD]
-    cost = scores.groupby(by, sort=False)[["parameters", "multiply_adds", "seconds"]].mean()
-    return metrics.summarise(scores, by).merge(cost.reset_index(), on=by)
+    kinds = (("mean", "mean"), ("sd", "std"))
+    found = {f"{name}_{kind}": (name, how) for name in metrics.METRICS for kind, how in kinds}
+    cost = {name: (name, "mean") for name in ("parameters", "multiply_adds", "seconds")}
+    by_method = scores.groupby(["region", *METHOD], sort=False)
+    return by_method.agg(subjects=("psnr", "size"), **found, **cost).reset_index()
 
 
 def over_zero_filled(scores: pd.DataFrame) -> pd.DataFrame:

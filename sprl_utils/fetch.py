@@ -178,10 +178,9 @@ def _copy_from_s3(subject: Subject, address: str, target: Path) -> None:
 
 def _download(url: str, target: Path) -> None:
     """Download a file as it is: a server's own compression of the transfer would be undone on the way."""
-    pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(headers={"Accept-Encoding": "identity"})
     try:
-        pooch.retrieve(url, known_hash=None, fname=target.name, path=target.parent, downloader=downloader)
+        downloader(url, target, None)
     except RequestException as error:
         reason = " ".join(str(error).split())
         raise SourceUnavailable(f"{url}: expected a file, found none ({reason})") from error

@@ -19,10 +19,9 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from sprl_utils.evaluation import Reconstruction, data_set
-from sprl_utils.kspace import spectrum
 from sprl_utils.patches import Prepared
 
 #: The plane seen when the slice is taken along x, y, z of a head in RAS order.
@@ -133,7 +132,7 @@ def kspace_before_after(subject: Prepared) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 4), layout="constrained")
     planes = []
     for image in (subject.hr, subject.lr):
-        samples = spectrum(turned(image, affine))
+        samples = np.log10(1 + np.abs(fft.fftshift(fft.fftn(turned(image, affine), workers=-1))))
         planes.append(samples.take(samples.shape[whole] // 2, axis=whole))
     edges = [edge - 0.5 for n in planes[0].shape for edge in (-(n // 2), n - n // 2)]  # DC lies at n // 2
     for ax, name, plane in zip(axes, ("HR", "LR"), planes, strict=True):

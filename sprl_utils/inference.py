@@ -120,15 +120,9 @@ def tiles(
     memory_bytes: float,
     dtype: torch.dtype = torch.float32,
     progress: Progress = iter,
-    halo: int | None = None,
 ) -> np.ndarray:
-    """Exact tiles on any device: in float32 on a CPU, on a GPU in ``dtype`` by autocast.
-
-    Args:
-        halo: voxels read beyond each tile; None is the network's receptive radius (17 for the paper's
-            generator), which leaves no seams. The original project used 3.
-    """
-    halo, step = halo_and_step(generator, halo)
+    """Exact tiles on any device: in float32 on a CPU, on a GPU in ``dtype`` by autocast."""
+    halo, step = halo_and_step(generator)
     voxels = int(memory_bytes / bytes_per_voxel(generator))
     device = device_of(generator)
     restored = volume.copy()

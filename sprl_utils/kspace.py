@@ -168,8 +168,3 @@ def _as_its_source(image: np.ndarray, source: np.ndarray) -> np.ndarray:
     if np.iscomplexobj(source):
         return image
     return image.real.copy() if source.min() < 0 else np.abs(image)
-
-
-def spectrum(volume: np.ndarray) -> np.ndarray:
-    """Log magnitude of the centred 3D spectrum, for looking at: ``log10(1 + |F|)``, DC in the middle."""
-    return np.log10(1 + np.abs(fft.fftshift(fft.fftn(volume, workers=-1)))).astype(np.float32)

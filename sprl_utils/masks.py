@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from edt import edt
 from scipy import ndimage
-from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 
 #: Where the median of brain tissue lies on the study's intensity scale.
@@ -52,28 +51,14 @@ def intensity_scale(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -
     return float(np.median(tissue)) / BRAIN_LEVEL
 
 
-def foreground_mask(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.ndarray:
-    """Head against air: half of Otsu's threshold on the smoothed volume, largest component, holes filled.
-
-    Half, because Otsu's own splits at the dark skull and would lose it with the dim neck.
-
-    Args:
-        data: ``(x, y, z)``.
-        voxel_size: in mm.
-
-    Returns:
-        bool of the same shape.
-    """
-    return _from_grid(_foreground(_to_grid(data, voxel_size)), data.shape)
-
-
 def head_with_margin(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> np.ndarray:
-    """`foreground_mask`, grown by `AIR_MARGIN`: what is not air, where a network is to leave the air out."""
-    return ndimage.binary_dilation(foreground_mask(data, voxel_size), iterations=AIR_MARGIN)
+    """Head against air, grown by `AIR_MARGIN`: what is not air, where a network is to leave the air out."""
+    foreground = _from_grid(_foreground(_to_grid(data, voxel_size)), data.shape)
+    return ndimage.binary_dilation(foreground, iterations=AIR_MARGIN)
 
 
 def head_masks(data: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1)) -> tuple[np.ndarray, np.ndarray]:
-    """`foreground_mask`, and the brain within it by thresholds and distances, for figures and masked metrics.
+    """Head against air, and the brain within it by thresholds and distances, for figures and masked metrics.
 
     Bright tissue is eroded until its largest part keeps clear of the scalp, grown back, closed and filled:
     brain with brain stem, and CSF in its folds. It is not a segmentation. Against the masks of the
@@ -104,7 +89,7 @@ def _to_grid(data: np.ndarray, voxel_size: Sequence[float]) -> np.ndarray:
     """Lightly smoothed and resampled to `GRID`, first and last samples in place."""
     matrices = []
     for n, size in zip(data.shape, voxel_size, strict=True):
-        smooth = gaussian_filter1d(np.eye(n), 0.5 / size, axis=0)
+        smooth = ndimage.gaussian_filter1d(np.eye(n), 0.5 / size, axis=0)
         matrices.append(_stretch(smooth, round(n * size / GRID)))
     return _resample(data, matrices)
 
@@ -128,6 +113,10 @@ def _resample(image: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _foreground(image: np.ndarray) -> np.ndarray:
+    """Head against air: half of Otsu's threshold on the smoothed volume, largest component, holes filled.
+
+    Half, because Otsu's own splits at the dark skull and would lose it with the dim neck.
+    """
     smoothed = ndimage.gaussian_filter(image, 1.5 / GRID)
     threshold = threshold_otsu(np.minimum(smoothed, np.percentile(smoothed, 99.5)))
     return ndimage.binary_fill_holes(_close(_largest(smoothed > 0.5 * threshold), 5))

@@ -1,9 +1,8 @@
-"""How close SR is to HR: scikit-image's PSNR, 3D SSIM and NRMSE, and their mean and SD over subjects."""
+"""How close SR is to HR: scikit-image's PSNR, 3D SSIM and NRMSE."""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pandas as pd
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
 #: Volumes are divided by their intensity scale, on which 1 is twice the median of the brain. Brains end near
@@ -87,12 +86,3 @@ def _local_ssim(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return _centres(
         structural_similarity(image, reference, data_range=DATA_RANGE, win_size=WINDOW, full=True)[1]
     )
-
-
-def summarise(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean and SD over subjects (``ddof=1``; empty for a single one) of each metric, and their number."""
-    grouped = table.groupby(by, sort=False)
-    parts = [grouped.size().rename("subjects")]
-    for name in METRICS:
-        parts += [grouped[name].mean().rename(f"{name}_mean"), grouped[name].std().rename(f"{name}_sd")]
-    return pd.concat(parts, axis=1).reset_index()

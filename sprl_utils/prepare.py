@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -128,7 +128,12 @@ def prepare_all(
     Raises:
         ValueError: no subject at all could be prepared.
     """
-    with _workers(dask_address):
+    with contextlib.ExitStack() as cluster:
+        if dask_address:
+            from distributed import Client  # no one else needs it
+
+            cluster.enter_context(Client(dask_address))
+            cluster.enter_context(parallel_config("dask"))
         tries = Parallel(n_jobs=-1 if dask_address else jobs)(
             delayed(_try)(s, files[s.id], out, recipe, stop_at_failure) for s in subjects
         )
@@ -152,18 +157,6 @@ def _try(subject: Subject, files: Sequence[Path], out: Path, recipe: Recipe, sto
         if stop or getattr(error, "errno", None) == errno.ENOSPC:  # a full disk is no fault of the subject
             raise
         return " ".join(str(error).split())
-
-
-@contextlib.contextmanager
-def _workers(dask_address: str) -> Iterator[None]:
-    """joblib's processes on this machine, or those of a Dask cluster."""
-    if not dask_address:
-        yield
-        return
-    from distributed import Client  # no one else needs it
-
-    with Client(dask_address), parallel_config("dask"):
-        yield
 
 
 def load_prepared(out: Path, split: str) -> list[Prepared]:

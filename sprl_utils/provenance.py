@@ -156,10 +156,8 @@ def keep_record(run: str | os.PathLike, found: dict[str, Any]) -> dict[str, Any]
     path = Path(run) / "environment.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if kept and _without_tables(kept["outputs"]) == _without_tables(found["outputs"]):
-        validation = {k: v for k, v in found.get("profile", {}).items() if k.startswith("validation")}
-        found = kept | {"outputs": found["outputs"]}
-        if validation:
-            found["profile"] = kept["profile"] | validation
+        validation = {k: v for k, v in found["profile"].items() if k.startswith("validation")}
+        found = kept | {"outputs": found["outputs"], "profile": kept["profile"] | validation}
     if found != kept:
         write_json(path, found)
     return found
@@ -216,14 +214,11 @@ def _version(name: str) -> str | None:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
 
 
 def _plain(value: Any, root: Path) -> Any:

@@ -19,17 +19,14 @@ Triple = tuple[int, int, int]
 DEFAULT_HALO = 17
 
 
-def halo_and_step(network: nn.Module, halo: int | Sequence[int] | None = None) -> tuple[Triple, Triple]:
+def halo_and_step(network: nn.Module) -> tuple[Triple, Triple]:
     """The halo that a network needs, and the grid that it computes on, in voxels per axis.
-
-    Args:
-        halo: another one than the network's ``receptive_radius``.
 
     Returns:
         The halo, rounded up to multiples of the step, and the step, which is the network's ``reduction``.
     """
     step = tuple(getattr(network, "reduction", (1, 1, 1)))
-    halo = getattr(network, "receptive_radius", DEFAULT_HALO) if halo is None else halo
+    halo = getattr(network, "receptive_radius", DEFAULT_HALO)
     return tuple(_up(h, s) for h, s in zip(_per_axis(halo, 3), step, strict=True)), step
 
 

@@ -315,7 +315,7 @@ def _check_forms(image: nib.Nifti1Image, where: str) -> None:
         off = _corners_apart(image.shape, image.get_sform(), image.get_qform())
         differ = f"expected sform and qform of one code to agree, found corners {off:.1f} voxels apart"
         if off > 1:
-            raise ValueError(f"{where}: {differ}")
+            raise ValueError(f"{where}: {differ}; correct the wrong one (nibabel: set_sform, set_qform)")
         if off > 0.1:
             warnings.warn(f"{where}: {differ}; sform is used", stacklevel=3)
 
@@ -372,7 +372,8 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         ValueError: another shape or ending.
     """
     path = Path(path)
-    check_shape(path, data, like)
+    if data.shape != like.data.shape:
+        raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")
     if not path.name.endswith(NIFTI):
         raise ValueError(f"output {path}: expected a name ending in {', '.join(NIFTI)}, found {path.name}")
     # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
@@ -386,9 +387,3 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_write(path) as beside:
         nib.save(image, beside)
-
-
-def check_shape(path: Path, data: np.ndarray, like: Volume) -> None:
-    """Refuse to write data on a grid of another shape."""
-    if data.shape != like.data.shape:
-        raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")

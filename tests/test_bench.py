@@ -24,13 +24,6 @@ def test_the_original_procedure_covers_the_volume_and_an_identity_comes_back():
     assert share == 1 / 4 and 0 < np.count_nonzero(merged) < volume.size
 
 
-def test_both_ways_to_make_lr_agree():
-    hr = make_head((20, 32, 40))
-    keep = [None, 0.5, 0.25]
-    expected = truncate_kspace(hr, keep)
-    np.testing.assert_allclose(procedure.original_lr_image(hr, keep), expected, atol=1e-5)
-
-
 def test_a_ratio_is_of_medians_and_counts_the_share_of_the_work():
     measured = [
         {"task": "a", "size": "8", "side": "original", "seconds": [9, 1, 2], "share": 0.5, "peak_gib": 3},

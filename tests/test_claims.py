@@ -62,11 +62,6 @@ def test_the_committed_tables_give_these_verdicts(study):
     assert untrained[table["where"] == "results/bench/networks.csv"].all()
 
 
-def test_the_committed_ledger_is_what_the_committed_tables_give(study, committed):
-    ledger()
-    assert (study / "study/claims.md").read_text() == (committed / "results/study/claims.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("words", "table", "column", "by", "where", "expected"),
     [

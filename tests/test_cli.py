@@ -261,7 +261,7 @@ def test_a_bids_data_set_gets_derivatives(tmp_path, dataset, resolve, weights, c
     assert files_of(results) == images | sidecars | {"dataset_description.json"}
     assert {f for f in files_of(dataset) if not f.startswith("derivatives/sprl/")} == before
     said = capsys.readouterr()
-    assert "not T1w: sub-2_T2w.nii.gz" in said.err and "sub-2_part-phase_T1w.nii.gz" in said.err
+    assert "no T1w image: sub-2_T2w.nii.gz" in said.err and "sub-2_part-phase_T1w.nii.gz" in said.err
 
     told = json.loads((results / "dataset_description.json").read_text())
     assert told["DatasetType"] == "derivative" and told["BIDSVersion"]
@@ -440,19 +440,24 @@ def same_threads():
 
 def test_precision_and_quiet(tmp_path, resolve, capsys, same_threads):
     scan = save(tmp_path / "scan.nii.gz", blob())
-    precisions = {"fp32": "float32"} | ({"bf16": "bfloat16"} if cpu_multiplies_bf16() else {})
-    for precision, told in precisions.items():
-        out = tmp_path / f"{precision}.nii.gz"
-        assert resolve(scan, out, "--precision", precision, "--quiet", "--sidecar", "--threads", 1) == 0
-        assert json.loads((tmp_path / f"{precision}.json").read_text())["Precision"] == told
+    precisions = {("auto", "fp32"): "float32", ("torch", "auto"): "float32"}
+    if cpu_multiplies_bf16():
+        precisions["openvino", "bf16"] = "bfloat16"
+    for (engine, precision), told in precisions.items():
+        out, how = tmp_path / f"{engine}.nii.gz", ("--engine", engine, "--precision", precision)
+        assert resolve(scan, out, *how, "--device", "cpu", "--quiet", "--sidecar", "--threads", 1) == 0
+        assert json.loads((tmp_path / f"{engine}.json").read_text())["Precision"] == told
     said = capsys.readouterr()
     assert said.out == said.err == ""
 
 
-def test_a_processor_that_emulates_bfloat16_refuses_it(tmp_path, resolve, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "cpu_multiplies_bf16", lambda: False)
-    scan = save(tmp_path / "scan.nii.gz", blob())
-    assert resolve(scan, tmp_path / "out.nii.gz", "--precision", "bf16", "--device", "cpu") == 1
+@pytest.mark.parametrize(("engine", "multiplies"), [("auto", False), ("torch", True)])
+def test_bfloat16_that_would_not_be_computed_in_is_refused(
+    tmp_path, resolve, capsys, monkeypatch, engine, multiplies
+):
+    monkeypatch.setattr(cli, "cpu_multiplies_bf16", lambda: multiplies)
+    scan, how = save(tmp_path / "scan.nii.gz", blob()), ("--engine", engine, "--precision", "bf16")
+    assert resolve(scan, tmp_path / "out.nii.gz", *how, "--device", "cpu") == 1
     assert "use fp32" in capsys.readouterr().err and not (tmp_path / "out.nii.gz").exists()
 
 

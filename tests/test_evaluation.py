@@ -37,6 +37,16 @@ def scores(rows):
     return table.assign(region="whole", ssim=table["psnr"] / 100, nrmse=0.1)
 
 
+def test_mean_and_sd_are_over_subjects():
+    rows = scores([("x", "a", False, "r", 30.0), ("y", "a", False, "r", 32.0), ("x", "b", True, "r", 25.0)])
+    costs = {"parameters": 7, "multiply_adds": [1.0, 3.0, np.nan], "seconds": np.nan}
+    table = evaluation.summary(rows.assign(**costs)).set_index("network")
+    assert table.loc["a", "subjects"] == 2 and table.loc["a", "psnr_mean"] == 31
+    assert table.loc["a", "psnr_sd"] == pytest.approx(np.sqrt(2))
+    assert table.loc["a", "multiply_adds"] == 2 and np.isnan(table.loc["a", "seconds"])
+    assert np.isnan(table.loc["b", "psnr_sd"])
+
+
 def test_an_identity_network_scores_what_zero_filling_scores(head):
     made = evaluation.reconstruct(head, {"identity": Generator(init="identity").eval()})
     images = {(one.network, one.data_consistency): one.image for one in made}

@@ -1,4 +1,3 @@
-import functools
 import math
 import os
 import subprocess
@@ -13,7 +12,7 @@ from torch import nn
 from sprl_utils import inference
 from sprl_utils.comparison import bench
 from sprl_utils.extras import compiled, planes
-from sprl_utils.inference import BYTES_PER_VOXEL, ENGINES, OVERHEAD_GIB, choose_engine, super_resolve, tiles
+from sprl_utils.inference import BYTES_PER_VOXEL, ENGINES, OVERHEAD_GIB, choose_engine, super_resolve
 from sprl_utils.networks import EDSR, MODELS, Generator, cpu_multiplies_bf16, make_generator
 from sprl_utils.provenance import repo_root
 from sprl_utils.tiles import grow, halo_and_step, plan_tiles, same_size, shrink, within
@@ -107,14 +106,6 @@ def test_tiles_begin_on_the_grid_of_a_network(engine, shape, tiles):
         close(super_resolve(volume, network, engine, bound), whole)
         wanted[1, 13:17, 3] = wanted[0, 5, 1] = True
         close(super_resolve(volume, network, engine, bound, wanted)[wanted], whole[wanted])
-
-
-def test_the_original_projects_halo_leaves_seams(trained):  # noqa: F811
-    volume = np.random.default_rng(1).uniform(size=(20, 30, 41)).astype(np.float32)
-    whole = super_resolve(volume, trained, "torch")
-    memory = gib("torch", 20 * 30 * 30)
-    narrow = super_resolve(volume, trained, functools.partial(tiles, halo=3), memory)
-    assert np.abs(narrow - whole).max() > 1e-3 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("engine, voxels", [("torch", 10**5), ("openvino", 10**5), ("openvino", 1400)])

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import make_head
 from skimage import metrics as reference
@@ -60,21 +59,6 @@ def test_a_mask_looks_only_inside(pair):
     assert metrics.ssim(spoiled, hr) < 1
     everything = np.ones(hr.shape, bool)
     assert metrics.ssim(spoiled, hr, everything) == pytest.approx(metrics.ssim(spoiled, hr))
-
-
-def test_mean_and_sd_are_over_subjects():
-    table = pd.DataFrame(
-        {
-            "method": ["a", "a", "b"],
-            "psnr": [30.0, 32.0, 25.0],
-            "ssim": [0.9, 0.8, 0.7],
-            "nrmse": [0.1, 0.3, 0.2],
-        }
-    )
-    summary = metrics.summarise(table, ["method"]).set_index("method")
-    assert summary.loc["a", "subjects"] == 2 and summary.loc["a", "psnr_mean"] == 31
-    assert summary.loc["a", "psnr_sd"] == pytest.approx(np.sqrt(2))
-    assert np.isnan(summary.loc["b", "psnr_sd"])
 
 
 def test_volumes_of_two_shapes_are_refused():

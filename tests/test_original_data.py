@@ -7,6 +7,7 @@ import pytest
 from conftest import hcp_tree, make_head, write_prepared
 
 from sprl_utils import manifest
+from sprl_utils.extras.stages import training_patches
 from sprl_utils.manifest import Subject
 from sprl_utils.original.grid import GridPatches, grid_corners
 from sprl_utils.original.hcp import hcp_subjects
@@ -33,17 +34,15 @@ def test_the_original_grid_is_100_cubes():
     assert corners[0] == (0, 0, 0) and corners[1] == (0, 0, 64) and corners[-1] == (192, 256, 256)
 
 
-def test_an_epoch_of_the_grid_uses_its_share_once_and_never_what_is_left_out(tmp_path):
+def test_an_epoch_of_the_grid_uses_each_cube_once(tmp_path):
     """Each cube is filled with its own number."""
     hr = np.zeros((16, 16, 24), np.float32)
     for number, (x, y, z) in enumerate(grid_corners(hr.shape, 8)):
         hr[x : x + 8, y : y + 8, z : z + 8] = number
     subject = write_prepared(tmp_path, "numbered", "train", hr)
-    patches = GridPatches([subject], 8, seed=1, usage=0.5, leave_out=[0, 3])
-    assert patches.per_epoch == 5
-    epochs = [[int(patches.patch(e * 5 + i)[1].max()) for i in range(5)] for e in range(6)]
-    assert all(len(set(epoch)) == 5 for epoch in epochs)
-    assert {n for epoch in epochs for n in epoch} == set(range(12)) - {0, 3}
+    patches = GridPatches([subject], 8, seed=1)
+    epochs = [[int(patches.patch(e * 12 + i)[1].max()) for i in range(12)] for e in range(6)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
@@ -55,11 +54,9 @@ def test_cubes_have_the_axes_that_were_cut_last(tmp_path):
     assert list(cube[:, 0, 0]) == list(range(8))
 
 
-def test_bad_grid_settings_are_refused(heads):
-    with pytest.raises(ValueError, match=r"usage must be a share in \(0, 1\], found 0"):
-        GridPatches([heads["train"]], 8, seed=0, usage=0)
-    with pytest.raises(ValueError, match="leave_out leaves no cube"):
-        GridPatches([heads["train"]], 32, seed=0, leave_out=[0])
+def test_patches_of_another_kind_are_refused(heads):
+    with pytest.raises(ValueError, match="patches must be 'random' or 'grid', found 'girds'"):
+        training_patches([heads["train"]], "girds", 8, seed=0, flips=True)
 
 
 def test_a_volume_smaller_than_a_cube_is_refused(tmp_path):

@@ -105,8 +105,7 @@ def plan(stage: str) -> dict:
     return {
         "profile": "tiny",
         "stage": stage,
-        "patches": {"kind": "random", "patch_size": 16, "seed": 2 * gan, "flips": True, "usage": 1.0,
-                    "leave_out": []},
+        "patches": {"kind": "random", "patch_size": 16, "seed": 2 * gan, "flips": True},
         "validation": {"crop": [16, 16, 16]} if gan else {"patches": 2, "patch_size": 16, "seed": 1},
         "start": "runs/tiny/pretrain/generator.safetensors" if gan else "",
         "device": "cpu",

@@ -175,7 +175,7 @@ def test_a_missing_input_is_said():
 
 
 def test_a_finished_run_that_is_opened_again_keeps_what_was_told_of_it(tmp_path):
-    made = {"git": {"commit": "a", "dirty": True}, "outputs": {"weights": "1"}}
+    made = {"git": {"commit": "a", "dirty": True}, "profile": {}, "outputs": {"weights": "1"}}
     opened = made | {"git": {"commit": "b", "dirty": False}}
     retrained = opened | {"outputs": {"weights": "2"}}
     told = [provenance.keep_record(tmp_path, found) for found in (made, opened, retrained, opened)]

@@ -150,7 +150,6 @@ def _seconds_per_step(
     stage: GanSettings | None,
     fabric: Fabric,
     patch_size: int | Sequence[int],
-    repeats: int = 3,
 ) -> float:
     """Median over cycles; what the patches show takes no time, so they are random."""
     shape = (settings.batch_size, 1, *np.broadcast_to(patch_size, 3).tolist())
@@ -163,7 +162,7 @@ def _seconds_per_step(
         model, optimizer = fabric.setup(generator, torch.optim.Adam(generator.parameters()))
         cycle = [lambda lr, hr: descend(losses.l1_loss(model(lr), hr), optimizer, fabric)]
     seconds = []
-    for _ in range(1 + repeats):
+    for _ in range(4):
         start = time.perf_counter()
         for step in cycle:
             step(lr, hr)

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from sprl_utils.networks import (
 )
 from sprl_utils.original.procedure import original_lr_image, original_super_resolve, plain_forward
 from sprl_utils.provenance import tune_process
-from sprl_utils.training import central_box, fabric_dtype, make_fabric, without_wrapper
+from sprl_utils.training import Gan, GanSettings, central_box, descend, fabric_dtype, make_fabric
 
 SIDES = ("original", "ours")
 #: HCP's field of view in mm (256 x 320 x 320 of 0.7 mm), to which the 1 mm head is cut before resampling.
@@ -103,82 +103,48 @@ def _lr(side: str, folder: str, keep: Sequence[float | None]) -> Callable[[], di
     return lambda: {"array": make(hr, keep)}
 
 
-def _networks(side: str, patch_size: int) -> SimpleNamespace:
-    """Both networks, their optimisers and a batch of two LR and HR cubes, as one side trains them."""
+def _stage(side: str, patch_size: int) -> tuple[Gan, Tensor, Tensor]:
+    """Both networks with their optimisers, and LR and HR of two cubes, as one side trains them.
+
+    The original clips D's weights; ours has the gradient penalty, which costs a second backward pass.
+    """
+    settings = GanSettings(steps=1, learning_rate=1e-4, patch_size=patch_size)
+    if side == "original":
+        settings = replace(settings, negative_slope=1.0, weight_clip=0.01, penalty_weight=0.0)
     torch.manual_seed(0)
     generator = Generator(init="identity")
-    discriminator = Discriminator(patch_size, negative_slope=1.0 if side == "original" else 0.2)
+    discriminator = Discriminator(patch_size, negative_slope=settings.negative_slope)
     hr = torch.rand(2, 1, *[patch_size] * 3)
     lr = nn.functional.avg_pool3d(hr, 3, stride=1, padding=1)
     if side == "ours":
         generator, discriminator = channels_last(generator), channels_last(discriminator)
-    fabric = make_fabric()
-    generator, discriminator, lr, hr = map(fabric.to_device, (generator, discriminator, lr, hr))
-    net = SimpleNamespace(g=generator, d=discriminator, lr=lr, hr=hr)
-    net.forward, net.judge, net.backward = partial(plain_forward, generator), discriminator, Tensor.backward
-    net.g_optimizer = torch.optim.Adam(generator.parameters(), lr=1e-4)
-    net.d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-6)
-    if side == "ours":
-        net.forward, net.g_optimizer = fabric.setup(generator, net.g_optimizer)
-        net.judge, net.d_optimizer = fabric.setup(discriminator, net.d_optimizer)
-        net.backward, net.penalised = fabric.backward, without_wrapper(discriminator, fabric)
-    return net
-
-
-def _update(optimizer: torch.optim.Optimizer, backward: Callable, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    backward(loss)
-    optimizer.step()
+    fabric = make_fabric(precision="32-true" if side == "original" else "auto")
+    gan = Gan(generator, discriminator, settings, fabric)
+    if side == "original":
+        gan.g = partial(plain_forward, generator)
+    return gan, fabric.to_device(lr), fabric.to_device(hr)
 
 
 def _pretrain_step(side: str, patch_size: int, steps: int = 1) -> Callable[[], dict]:
-    net = _networks(side, patch_size)
+    gan, lr, hr = _stage(side, patch_size)
+    gan.generator.train()
 
     def run() -> dict:
         trace = []
         for _ in range(steps):
-            loss = losses.l1_loss(net.forward(net.lr), net.hr)
-            _update(net.g_optimizer, net.backward, loss)
+            loss = losses.l1_loss(gan.g(lr), hr)
+            descend(loss, gan.g_optimizer, gan.fabric)
             trace.append(loss.item())
         return {"losses": trace}
 
     return run
 
 
-def _d_step(side: str, patch_size: int) -> Callable[[], dict]:
-    """The original clips D's weights; ours has the gradient penalty, which costs a second backward pass."""
-    net = _networks(side, patch_size)
-    net.g.eval()
-
-    @torch.no_grad()
-    def restore() -> Tensor:
-        return net.forward(net.lr)
-
-    def original() -> dict:
-        loss = net.judge(restore()).mean() - net.judge(net.hr).mean()
-        _update(net.d_optimizer, net.backward, loss)
-        with torch.no_grad():
-            for p in net.d.parameters():
-                p.clamp_(-0.01, 0.01)
-        return {}
-
-    def ours() -> dict:
-        sr, share = restore(), torch.rand(2).to(net.hr.device)
-        loss, _ = losses.discriminator_loss(net.judge, net.hr, sr, share, penalised=net.penalised)
-        _update(net.d_optimizer, net.backward, loss)
-        return {}
-
-    return original if side == "original" else ours
-
-
-def _g_step(side: str, patch_size: int) -> Callable[[], dict]:
-    net = _networks(side, patch_size)
-    net.g.eval()
-    net.d.requires_grad_(False)
+def _gan_step(update: Callable, side: str, patch_size: int) -> Callable[[], dict]:
+    gan, lr, hr = _stage(side, patch_size)
 
     def run() -> dict:
-        loss, _ = losses.generator_loss(net.judge, net.forward(net.lr), net.hr)
-        _update(net.g_optimizer, net.backward, loss)
+        update(gan, lr, hr)
         return {}
 
     return run
@@ -203,8 +169,8 @@ TASKS = {
     "inference": _inference,
     "LR": _lr,
     "pretraining step": _pretrain_step,
-    "D step": _d_step,
-    "G step": _g_step,
+    "D step": partial(_gan_step, Gan.update_discriminator),
+    "G step": partial(_gan_step, Gan.update_generator),
     "network": _network,
 }
 

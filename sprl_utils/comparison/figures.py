@@ -12,9 +12,11 @@ def speed(ratios: pd.DataFrame) -> Figure:
     Args:
         ratios: of `sprl_utils.comparison.bench.ratios`.
     """
+    # A size of another kind counts as one voxel.
+    edges = ratios["size"].str.extract(r"^(\d+)x(\d+)x(\d+)$").fillna("1").astype(int)
+    ratios = ratios.assign(voxels=edges.prod(axis=1)).sort_values("voxels")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    last = ratios.assign(voxels=_voxels(ratios["size"])).sort_values("voxels").groupby("task").tail(1)
-    last = last.dropna(subset=["times_faster"]).sort_values("times_faster")
+    last = ratios.groupby("task").tail(1).dropna(subset=["times_faster"]).sort_values("times_faster")
     bars = left.barh(last["task"] + "\n" + last["size"], last["times_faster"] - 1, left=1, color="tab:blue")
     left.bar_label(bars, [f"{times:.1f}x" for times in last["times_faster"]], padding=3, fontsize=8)
     left.axvline(1, color="black", linewidth=0.8)
@@ -23,7 +25,6 @@ def speed(ratios: pd.DataFrame) -> Figure:
     left.tick_params(axis="y", labelsize=8)
     for task, style in {"inference": "o-", "inference, air skipped": "s--"}.items():
         rows = ratios[ratios["task"] == task]
-        rows = rows.assign(voxels=_voxels(rows["size"])).sort_values("voxels")
         if task == "inference":
             right.plot(rows["voxels"], rows["original_seconds"], "k^-", label="original procedure")
         right.plot(rows["voxels"], rows["ours_seconds"], style, label=f"ours: {task}")
@@ -35,12 +36,6 @@ def speed(ratios: pd.DataFrame) -> Figure:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(ticker.NullFormatter())
     return figure
-
-
-def _voxels(sizes: pd.Series) -> pd.Series:
-    """Voxels of sizes such as ``64x64x64``; 1 for a size of another kind."""
-    edges = sizes.str.extract(r"^(\d+)x(\d+)x(\d+)$").fillna(1).astype(int)
-    return edges.prod(axis=1)
 
 
 def people(scores: pd.DataFrame) -> Figure:

@@ -63,13 +63,9 @@ def hfen(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     0 is perfect; an image without any edge scores 1.
     """
     inside = ... if mask is None else mask
-    edges = [
-        ndimage.gaussian_laplace(volume, LOG_SIGMA, truncate=LOG_RADIUS / LOG_SIGMA)[inside].astype(
-            np.float64
-        )
-        for volume in (image, reference)
-    ]
-    return float(np.linalg.norm(edges[0] - edges[1]) / np.linalg.norm(edges[1]))
+    width = {"sigma": LOG_SIGMA, "truncate": LOG_RADIUS / LOG_SIGMA}
+    a, b = (ndimage.gaussian_laplace(volume, **width)[inside].astype(float) for volume in (image, reference))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def gradient_similarity(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -95,7 +91,7 @@ def band(image: np.ndarray, reference: np.ndarray, keep: Keep) -> dict[str, floa
         as much as in HR, right or wrong). ``band_correlation``: correlation of both spectra there (1: right;
         0: invented). NaN where nothing was cut.
     """
-    a, b = (_spectrum(volume) for volume in (image, reference))
+    a, b = (fft.fftn(np.asarray(volume, np.float32), workers=-1) for volume in (image, reference))
     cut = ~_kept_box(reference.shape, keep)
     a, b = a[cut], b[cut]
     power = np.vdot(b, b).real
@@ -112,7 +108,7 @@ def shell_correlation(image: np.ndarray, reference: np.ndarray, shells: int = 40
     Returns:
         One row per shell: ``frequency`` (its middle, cycles per voxel, up to 0.5) and ``correlation``.
     """
-    a, b = (_spectrum(volume) for volume in (image, reference))
+    a, b = (fft.fftn(np.asarray(volume, np.float32), workers=-1) for volume in (image, reference))
     radius = np.sqrt(
         sum(np.square(f) for f in np.meshgrid(*map(fft.fftfreq, a.shape), indexing="ij", sparse=True))
     )
@@ -131,10 +127,6 @@ def first_cut_frequency(shape: Sequence[int], keep: Keep) -> float:
     """Frequency in cycles per voxel up to which LR kept all: where a shell first meets the cut band."""
     shares = [k / n for k, n in zip(kept_samples(shape, keep), shape, strict=True) if k < n]
     return min(shares) / 2 if shares else 0.5
-
-
-def _spectrum(volume: np.ndarray) -> np.ndarray:
-    return fft.fftn(np.asarray(volume, np.float32), workers=-1)
 
 
 def _kept_box(shape: Sequence[int], keep: Keep) -> np.ndarray:

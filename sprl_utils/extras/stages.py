@@ -38,17 +38,20 @@ def training_patches(
     patch_size: int | Sequence[int],
     seed: int,
     flips: bool,
-    usage: float,
-    leave_out: Sequence[int],
     swap: bool = False,
     gain: float = 0.0,
 ) -> Patches:
     """The patches that a stage draws from: ``"random"``, or the original project's ``"grid"``.
 
-    ``flips``, ``swap`` and ``gain`` are for random patches alone, ``usage`` and ``leave_out`` for the grid.
+    ``flips``, ``swap`` and ``gain`` are for random patches alone.
+
+    Raises:
+        ValueError: another kind.
     """
     if kind == "grid":
-        return GridPatches(heads, patch_size, seed, usage, leave_out)
+        return GridPatches(heads, patch_size, seed)
+    if kind != "random":
+        raise ValueError(f"training: patches must be 'random' or 'grid', found {kind!r}")
     return RandomPatches(heads, patch_size, seed, flips, swap, gain)
 
 
@@ -59,18 +62,13 @@ def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:
     runs, start = root / "runs" / plan["profile"], root / plan["start"] if plan["start"] else None
     heads, held_out = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
     train, validation = training_patches(heads, **plan["patches"]), plan["validation"]
-    fabric, out = make_fabric(plan["device"], plan["precision"]), runs / folder_of(plan)
+    fabric, out = make_fabric(plan["device"], plan["precision"]), runs / plan.get("folder", plan["stage"])
     if plan["stage"] == "gan":
         settings = GanSettings(**plan["settings"])
         return train_gan(start, train, held_out, out, settings, fabric, validation["crop"], report)
     settings = PretrainSettings(**plan["settings"])
     cubes = RandomPatches(held_out, validation["patch_size"], validation["seed"], flips=False)
     return pretrain(train, cubes, validation["patches"], out, settings, fabric, report, start)
-
-
-def folder_of(plan: dict[str, Any]) -> str:
-    """Name of the run's folder."""
-    return plan.get("folder", plan["stage"])
 
 
 def train(plan: dict[str, Any], processes: int = 1, report: Report | None = None) -> pd.DataFrame:
@@ -83,7 +81,7 @@ def train(plan: dict[str, Any], processes: int = 1, report: Report | None = None
         RuntimeError: one of several processes failed or was killed; all have ended, and the last checkpoint
             stays.
     """
-    runs, stage = repo_root() / "runs" / plan["profile"], folder_of(plan)
+    runs, stage = repo_root() / "runs" / plan["profile"], plan.get("folder", plan["stage"])
     path = runs / f"{stage}_plan.json"  # not in the run's folder, which is moved aside when settings change
     write_json(path, plan)
     if processes == 1:

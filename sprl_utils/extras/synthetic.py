@@ -15,6 +15,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy import ndimage
 from scipy.cluster.vq import kmeans
+from scipy.spatial.transform import Rotation
 from skimage.restoration import denoise_tv_chambolle
 
 from sprl_utils.files import write_atomically
@@ -94,13 +95,9 @@ def classes_to_intensity(image: np.ndarray, rng: np.random.Generator, look: Look
 
 def deform(image: np.ndarray, rng: np.random.Generator, look: Look = Look()) -> np.ndarray:
     """Rotate, scale and bend at random; what comes from beyond the volume is 0."""
-    angles = np.deg2rad(rng.uniform(-look.rotation, look.rotation, 3))
-    matrix = np.diag(1 + rng.uniform(-look.scale, look.scale, 3))
-    for axis, angle in enumerate(angles):
-        turn = np.eye(3)
-        i, j = (a for a in range(3) if a != axis)
-        turn[[i, j, i, j], [i, j, j, i]] = np.cos(angle), np.cos(angle), -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
+    angles = rng.uniform(-look.rotation, look.rotation, 3) * (1, -1, 1)
+    scales = np.diag(1 + rng.uniform(-look.scale, look.scale, 3))
+    matrix = scales @ Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()
     centre = (np.array(image.shape) - 1) / 2
     grid = np.indices(image.shape, dtype=np.float32) - centre[:, None, None, None].astype(np.float32)
     where = np.tensordot(matrix.astype(np.float32), grid, axes=1)

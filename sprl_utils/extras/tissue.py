@@ -33,14 +33,11 @@ def segment(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     from dipy.segment.tissue import TissueClassifierHMRF  # a second of imports that only this needs
 
     (box,) = ndimage.find_objects(brain.astype(np.uint8))
-    top = np.percentile(image[brain], 99.9)  # the classifier's classes start evenly spread from 0 to 1
-    air = np.random.default_rng(0).uniform(
-        0, 2e-3, brain[box].shape
-    )  # a class without spread has no likelihood
+    # The classifier's classes start evenly spread from 0 to 1, and one without spread has no likelihood.
+    top, rng = np.percentile(image[brain], 99.9), np.random.default_rng(0)
+    air = rng.uniform(0, 2e-3, brain[box].shape)
     inside = np.where(brain[box], np.clip(image[box] / top, 0, 1), air)
-    _, found, _ = TissueClassifierHMRF(verbose=False).classify(
-        inside, len(TISSUES), BETA, tolerance=TOLERANCE
-    )
+    found = TissueClassifierHMRF(verbose=False).classify(inside, len(TISSUES), BETA, tolerance=TOLERANCE)[1]
     labels = np.zeros(image.shape, np.int8)
     labels[box] = np.where(brain[box], np.maximum(found, 1), 0)
     return labels

@@ -67,7 +67,8 @@ def release(root: Path, course: Path) -> Path:
     for name in ("source", "release"):
         shutil.rmtree(course / name, ignore_errors=True)
     for assignment, source in sources(root).items():
-        _write(read_source(source), course / "source" / assignment / f"{source.stem}.ipynb")
+        target = course / "source" / assignment / f"{source.stem}.ipynb"
+        write_atomically(target, nbformat.writes(read_source(source)))
     if log := nbgrader("generate_assignment", root, course):
         raise ValueError(f"course: expected nbgrader to make a release, found:\n{log}")
     return course / "release"
@@ -153,9 +154,8 @@ def gradebook(course: Path, student: str, assignment: str, notebook: str) -> dic
     from nbgrader.api import Gradebook  # teachers have it; the installed package does not need it
 
     with Gradebook(f"sqlite:///{course.resolve()}/gradebook.db") as book:
-        return {
-            one.name: one.score for one in book.find_submission_notebook(notebook, assignment, student).grades
-        }
+        grades = book.find_submission_notebook(notebook, assignment, student).grades
+        return {one.name: one.score for one in grades}
 
 
 def possible_points(source: Path) -> pd.DataFrame:
@@ -246,7 +246,7 @@ def check(root: Path, course: Path, only: Sequence[str] = ()) -> list[str]:
         answers |= {f"mistakes {i}": answer for i, answer in enumerate(with_mistakes(root, source), 1)}
         for student, (notebook, lost) in answers.items():
             path = course / "answers" / student / assignment / f"{source.stem}.ipynb"
-            _write(notebook, path)
+            write_atomically(path, nbformat.writes(notebook))
             handed_in.append(Submission(student, assignment, path))
             expected |= {(student, test): test not in lost for test in tests}
     cells = grade(root, handed_in, course)
@@ -257,10 +257,6 @@ def check(root: Path, course: Path, only: Sequence[str] = ()) -> list[str]:
         for one, points in zip(cells.itertuples(), right, strict=True)
         if one.points != points
     ]
-
-
-def _write(notebook: NotebookNode, path: Path) -> None:
-    write_atomically(path, nbformat.writes(notebook))
 
 
 def main(command: str, what: str | None = None) -> None:

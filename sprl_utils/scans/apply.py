@@ -111,11 +111,15 @@ def make_plan(
     grid = scan.data.shape
     if min(grid) < FEWEST:
         raise ValueError(
-            f"expected at least {FEWEST} voxels along each axis, found {' x '.join(map(str, grid))}"
+            f"expected at least {FEWEST} voxels along each axis, found {' x '.join(map(str, grid))}; "
+            "stack the slices into one volume"
         )
     _check_numbers("voxel size", voxel_size, 0.01, 100, "three sizes in mm from 0.01 to 100")
     _check_numbers("upsample", upsample, 1, LARGEST_FACTOR, f"three factors from 1 to {LARGEST_FACTOR:g}")
     if measured is not None:
+        if any(m > n for m, n in zip(measured, grid, strict=True)):
+            most, asked = (" x ".join(map(str, samples)) for samples in (grid, measured))
+            raise ValueError(f"measured samples: expected at most the scan's {most} samples, found {asked}")
         measured = kept_samples(grid, measured)
     if voxel_size is not None:
         upsample = [max(1.0, own / wanted) for own, wanted in zip(scan.voxel_size, voxel_size, strict=True)]
@@ -217,14 +221,11 @@ def sharpen(
     sharper = run(())
     mean, spread = _mirrored(sharper, run) if self_ensemble or uncertainty else (sharper, None)
     result = on_grid(scan, plan.shape, (mean if self_ensemble else sharper) * scale + floor)
-    return result, _without_window(result, spread * scale) if uncertainty else None
-
-
-def _without_window(like: Volume, data: np.ndarray) -> Volume:
-    """``data`` on the grid of another volume, whose display window would show an SD as black."""
-    header = like.header.copy()
+    if not uncertainty:
+        return result, None
+    header = result.header.copy()  # its display window would show an SD as black
     header["cal_min"] = header["cal_max"] = 0
-    return replace(like, data=data, header=header)
+    return result, replace(result, data=spread * scale, header=header)
 
 
 def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: functools.partial) -> np.ndarray:

@@ -36,10 +36,11 @@ def anatomical_files(folder: Path) -> list[Path]:
 
 
 def why_not(name: str) -> str:
-    """Why an image is not taken, by its name without the ending; empty: it is."""
-    if not name.endswith("_T1w"):
-        return "not T1w"
-    return "part of a complex image, no magnitude" if re.search("_part-(phase|real|imag)_", name) else ""
+    """Why an image is no magnitude image of T1w, by its name without the ending; empty: it is one."""
+    if not name.lower().endswith("_t1w"):
+        return "no T1w image"
+    part = re.search("_(part-(?:phase|real|imag))_", name.lower())
+    return f"no magnitude image ({part[1]})" if part else ""
 
 
 def derivatives(output: Path) -> Path:
@@ -52,7 +53,7 @@ def derivatives(output: Path) -> Path:
 
 def result_name(name: str, description: str) -> str:
     """``sub-1_desc-sr_T1w.nii.gz`` for ``sub-1_T1w``; a description that it had gives way."""
-    return re.sub("(_desc-[A-Za-z0-9]+)?_T1w$", f"_desc-{description}_T1w.nii.gz", name)
+    return re.sub("(?i)(_desc-[a-z0-9]+)?_T1w$", f"_desc-{description}_T1w.nii.gz", name)
 
 
 def _holds(root: Path, dataset: Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from sprl_utils import __version__, metrics
 from sprl_utils.extras.weights import find_weights, read_card
 from sprl_utils.files import sha256, write_atomically
-from sprl_utils.inference import choose_engine
+from sprl_utils.inference import choose_engine, openvino_is_installed
 from sprl_utils.kspace import truncate_kspace
 from sprl_utils.manifest import SPLITS, assign_splits, write_manifest
 from sprl_utils.masks import intensity_scale
@@ -82,12 +82,11 @@ def _super_resolve(args: argparse.Namespace) -> int:
         _say(args, line)
     planned = batch.place(inputs, args.output, args.uncertainty, args.sidecar)
     jobs = batch.check(planned, args.force, args.skip_existing)
-    device, dtype = _hardware("cpu" if args.engine == "openvino" else args.device, args.precision)
+    device = "cpu" if args.engine == "openvino" else args.device
+    device, dtype = _hardware(device, args.engine, args.precision)
     load = functools.cache(lambda path: channels_last(load_generator(path)).to(device))
     if args.weights:  # a wrong name is one error, not one per scan
         load(find_weights(args.weights))
-    if inputs.several:
-        Path(args.output).mkdir(parents=True, exist_ok=True)
     if inputs.root and jobs:
         bids.describe_dataset(bids.derivatives(Path(args.output)), inputs.root)
     failed = 0
@@ -106,17 +105,19 @@ def _super_resolve(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _hardware(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
-    """Where the network runs and in what its dense units compute."""
+def _hardware(device: str, engine: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """Where the network runs and in what its dense units compute; engine torch has fp32 alone on a CPU."""
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        raise ValueError("--device: expected a GPU that CUDA can use, found none")
+        raise ValueError("--device: expected a GPU that CUDA can use, found none; use cpu or auto")
     chosen = torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
-    multiplies_bf16 = chosen.type == "cuda" or cpu_multiplies_bf16()
+    if engine == "auto" and not openvino_is_installed():
+        engine = "torch"
+    multiplies_bf16 = chosen.type == "cuda" or (engine != "torch" and cpu_multiplies_bf16())
     if precision == "bf16" and not multiplies_bf16:
         raise ValueError(
-            "--precision: expected a processor that multiplies bfloat16, found one that emulates it hundreds "
-            "of times slower; use fp32"
+            "--precision: expected bf16 on a GPU, or with engine openvino on a processor that multiplies it, "
+            "found neither; use fp32"
         )
     if precision == "auto":
         precision = "bf16" if multiplies_bf16 else "fp32"
@@ -131,7 +132,7 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     weights, card = find_weights(args.weights or plan.weights), read_card()
     digest = sha256(weights)
     entry = next((e for e in card.values() if e["sha256"] == digest), None)
-    doubts = unfamiliar(scan, job.source, plan.shape, entry, card) + (plan.warnings if entry else [])
+    doubts = unfamiliar(scan, job.source, plan.shape, entry, card) + plan.warnings if entry else []
     for doubt in doubts:
         _say(args, f"{name}: warning: {doubt}")
     generator = load(weights)
@@ -200,7 +201,7 @@ def _manifest(args: argparse.Namespace) -> int:
     counts = Counter(s.split for s in subjects)
     print(f"{args.output}: {len(subjects)} scans: " + ", ".join(f"{counts[s]} {s}" for s in SPLITS))
     if empty := [s for s in SPLITS[:2] + SPLITS[-1:] if not counts[s]]:
-        print(f"{args.output}: nobody in {', '.join(empty)}; change the column 'split'", file=sys.stderr)
+        _say(args, f"{args.output}: nobody in {', '.join(empty)}; change the column 'split'")
     return 0
 
 
@@ -211,6 +212,3 @@ COMMANDS = {
     "view": _view,
     "manifest": _manifest,
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,8 +6,6 @@ Volumes are ``(x, y, z)``.
 import numpy as np
 from scipy import fft
 
-from sprl_utils.kspace import check_three_axes
-
 #: A step of power in k-space that counts as a cut in `find_cut`. On the demo's heads LR has steps of 2.3 (one
 #: axis of one head) to 170 and HR of 1.3 at most; blurred and interpolated heads have up to 2.5, and cubic
 #: interpolation has more near the end of the axis.
@@ -34,7 +32,6 @@ def find_cut(volume: np.ndarray) -> tuple[int, ...]:
     Returns:
         One entry per axis.
     """
-    check_three_axes(volume.shape)
     return tuple(_band_limit(volume, axis) or _power_step(volume, axis) for axis in range(3))
 
 

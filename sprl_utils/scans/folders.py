@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sprl_utils.manifest import ID, Subject
 from sprl_utils.original.hcp import VOLUME, hcp_on_s3
+from sprl_utils.scans import bids
 from sprl_utils.scans.dicom import is_dicom
 from sprl_utils.scans.formats import ITK, ending, images_of, stem
 from sprl_utils.volumes import lacks_content
@@ -47,12 +48,12 @@ def find_subjects(
         return _s3_subjects(str(root).rstrip("/"), unsigned)
     root = Path(root).expanduser().resolve()
     hcp = sorted(root.glob(VOLUME.format("*")))
-    bids = [image for pattern in ANATOMICAL for image in _images(root, pattern)]
+    anatomical = [image for pattern in ANATOMICAL for image in _images(root, pattern)]
     pairs = _images(root, "HR")
     if hcp:
         found = [_local(p.parents[3].name, p) for p in _kept(hcp, tell)]
-    elif bids:
-        found = _bids_subjects(root, sorted(bids), tell)
+    elif anatomical:
+        found = _bids_subjects(root, sorted(anatomical), tell)
     elif pairs:
         found = _paired_subjects(root, pairs, tell)
     else:
@@ -61,7 +62,9 @@ def find_subjects(
             f"{root}: expected HCP's layout, BIDS (sub-*/anat/*_T1w.nii.gz) or HR/*.nii.gz, found {only}"
         )
     if not found:
-        raise FileNotFoundError(f"{root}: expected T1w scans with their content, found none")
+        raise FileNotFoundError(
+            f"{root}: expected T1w scans with their content, found none; fetch it, e.g. with `datalad get`"
+        )
     for subject_id, count in Counter(s.id for s in found).items():
         if count > 1:
             raise ValueError(f"{root}: expected one file for subject {subject_id}, found {count}")
@@ -71,7 +74,7 @@ def find_subjects(
 def _bids_subjects(root: Path, images: Sequence[Path], tell: Tell) -> list[Subject]:
     for folder in filter(Path.is_dir, (root / "derivatives", root / "sourcedata")):
         tell(f"{folder}: left out: no raw data of BIDS")
-    scans = _kept(images, tell, _no_t1w)
+    scans = _kept(images, tell, bids.why_not)
     return [_local(stem(p)[: -len("_T1w")], p, p.relative_to(root).parts[0]) for p in scans]
 
 
@@ -89,29 +92,17 @@ def _images(root: Path, pattern: str) -> list[Path]:
     return [image for folder in sorted(root.glob(pattern)) if folder.is_dir() for image in images_of(folder)]
 
 
-def _kept(files: Iterable[Path], tell: Tell, why_not: Callable[[Path], str] = lambda _: "") -> list[Path]:
-    """The files with content for which ``why_not`` gives no reason; each other gets a line."""
+def _kept(files: Iterable[Path], tell: Tell, why_not: Callable[[str], str] = lambda _: "") -> list[Path]:
+    """The files with content for whose name ``why_not`` gives no reason; each other gets a line."""
+    unread = "a format that the notebooks do not read; convert it to NIfTI"
     kept = []
     for file in files:
-        if reason := why_not(file) or _unread(file) or lacks_content(file):
+        reason = why_not(stem(file)) or (unread if ending(file).lower() in ITK else "")
+        if reason := reason or lacks_content(file):
             tell(f"{file}: left out: {reason}")
         else:
             kept.append(file)
     return kept
-
-
-def _unread(file: Path) -> str:
-    is_itk = ending(file).lower() in ITK
-    return "a format that the notebooks do not read; convert it to NIfTI" if is_itk else ""
-
-
-def _no_t1w(file: Path) -> str:
-    """Why a file of BIDS is no magnitude image of T1w, by its name; empty where it is one."""
-    *entities, suffix = stem(file).lower().split("_")
-    if suffix != "t1w":
-        return "no T1w image"
-    part = next((e for e in entities if e in ("part-phase", "part-real", "part-imag")), "")
-    return f"no magnitude image ({part})" if part else ""
 
 
 def _s3_subjects(root: str, unsigned: bool) -> list[Subject]:
@@ -129,7 +120,7 @@ def _s3_subjects(root: str, unsigned: bool) -> list[Subject]:
         ) from error
     source = "s3-unsigned" if unsigned else "s3"
     first: dict[str, str] = {}
-    for image in (i for i in images if not _no_t1w(Path(i))):
+    for image in (i for i in images if not bids.why_not(stem(i))):
         first.setdefault(image.removeprefix(f"{root}/").split("/")[0], image)
     found = [Subject(Path(i).name[: -len("_T1w.nii.gz")], source, i, group=g) for g, i in first.items()]
     found += [replace(hcp_on_s3(root, i), source=source) for i in sorted(filter(str.isdigit, names))]
@@ -142,6 +133,6 @@ def _local(subject_id: str, file: Path, group: str = "") -> Subject:
     if not re.fullmatch(ID, subject_id):
         raise ValueError(
             f"subject {subject_id}: {file}: expected a name of letters, digits, '.', '-' or '_', "
-            f"found {subject_id!r}"
+            f"found {subject_id!r}; rename it"
         )
     return Subject(subject_id, "local", str(file), group=group or subject_id)

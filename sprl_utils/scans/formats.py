@@ -19,7 +19,6 @@ from sprl_utils.volumes import (
     NIFTI,
     Refused,
     Volume,
-    check_shape,
     check_type,
     load_image,
     placed,
@@ -80,18 +79,16 @@ def read_scan(path: str | os.PathLike, subject: str = "") -> Volume:
     return read_volume(path, subject, _load)
 
 
-def write_scan(path: str | os.PathLike, data: np.ndarray, like: Volume, description: str = "") -> None:
+def write_scan(path: Path, data: np.ndarray, like: Volume, description: str = "") -> None:
     """`sprl_utils.volumes.write_volume`, or by the name FreeSurfer's MGH with the description in its header.
 
     Raises:
-        ValueError: another shape, or as `check_target`.
+        ValueError: as `check_target`, or another shape of a NIfTI.
     """
-    path = Path(path)
     check_target(path, like.header)
     if path.suffix not in MGH:
         write_volume(path, data, like, description)
         return
-    check_shape(path, data, like)
     with atomic_write(path) as beside:
         save_mgh(beside, np.asarray(data, dtype=np.float32), like.affine, description)
 
@@ -125,11 +122,15 @@ def _load(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:
     except FileNotFoundError as error:
         other = Path(error.filename or "").name
         if other.lower() == path.name.lower():  # nibabel looks for the name in lower case
-            raise Refused(f"expected an ending in lower or in upper case, found {ending(path)}") from error
+            raise Refused(
+                f"expected an ending in lower or in upper case, found {ending(path)}; rename it"
+            ) from error
         raise Refused(f"expected its other half {other} beside it, found none") from error
     except (ImportError, TripWireError) as error:
         package = "h5py" if isinstance(error, ImportError) else "backports.zstd"
-        raise Refused(f"expected the package {package} for this format, found it not installed") from error
+        raise Refused(
+            f"expected the package {package} for this format, found it not installed; pip install it"
+        ) from error
 
 
 def _load_with_itk(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
@@ -141,7 +142,9 @@ def _load_with_itk(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
     except RuntimeError as error:  # its last line says what is wrong
         raise ValueError(str(error).strip().splitlines()[-1]) from error
     if (components := image.GetNumberOfComponentsPerPixel()) > 1:
-        raise Refused(f"expected one real number per voxel, found {components}")
+        raise Refused(
+            f"expected one real number per voxel, found {components}; write one of them to a file of its own"
+        )
     data = sitk.GetArrayFromImage(image).T
     check_type(data.dtype)
     if image.GetDimension() != 3:

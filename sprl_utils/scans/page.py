@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +41,9 @@ def page(scans: Sequence[Path]) -> str:
     program = (Path(ipyniivue.__file__).parent / "static" / "widget.js").read_bytes()
     templates = Environment(loader=PackageLoader("sprl_utils.scans", ""), autoescape=select_autoescape())
     return templates.get_template("page.html").render(
-        title=" and ".join(scan.name for scan in scans),
         names=[scan.name for scan in scans],
-        views=_json(views),
-        models=_json(models),
+        views=views,
+        models=models,
         widget=base64.b64encode(program).decode(),
     )
 
@@ -64,7 +62,10 @@ def _images(scans: Sequence[Path]) -> list[nib.Nifti1Image]:
     low, high = _window([volume.data for volume in volumes])
     images = [_image(volume, low, high) for volume in volumes]
     if not _overlap(images):
-        raise ValueError(f"expected two scans of one place, found {scans[0]} and {scans[1]} apart")
+        raise ValueError(
+            f"expected two scans of one place, found {scans[0]} and {scans[1]} apart; "
+            "register them first, or show one"
+        )
     return images
 
 
@@ -82,10 +83,6 @@ def _widget(name: str, image: nib.Nifti1Image) -> ipyniivue.NiiVue:
     )
     widget.load_volumes([{"data": image.to_bytes(), "name": name, "cal_min": 0, "cal_max": 1}])
     return widget
-
-
-def _json(value: object) -> str:
-    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _place(image: nib.Nifti1Image) -> np.ndarray:

@@ -4,14 +4,13 @@
 `sprl_utils.scans.apply` bring them back with the shipped weights, and writes ``results/thick/``.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
+from skimage.transform import downscale_local_mean
 
 from sprl_utils import metrics
 from sprl_utils.extras.weights import STUDIES, network_of, shipped
@@ -20,7 +19,7 @@ from sprl_utils.files import write_atomically
 from sprl_utils.kspace import resample
 from sprl_utils.manifest import read_manifest
 from sprl_utils.masks import head_masks, intensity_scale
-from sprl_utils.networks import channels_last, cpu_multiplies_bf16, load_generator
+from sprl_utils.networks import channels_last, load_generator
 from sprl_utils.prepare import CLIP
 from sprl_utils.provenance import environment, repo_root, tune_process, write_json
 from sprl_utils.scans.apply import make_plan, on_grid, sharpen
@@ -35,25 +34,17 @@ BOX = (120, 160, 120)
 HEADS = ("colin27", "ds000011_sub-05", "ds002748_sub-06", "ds002748_sub-26")
 
 
-def averaged(volume: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Means over blocks of ``factors`` voxels, as a thick slice measures, of a multiple of them."""
-    for axis, f in enumerate(factors):
-        volume = volume.reshape(*volume.shape[:axis], -1, f, *volume.shape[axis + 1 :]).mean(axis + 1)
-    return volume
-
-
 def compare(head: Volume, factors: Sequence[int]) -> list[dict]:
     """One row per method and region: a head averaged, and brought back to its own grid."""
     box = central_box(head.data.shape, BOX)
     hr = np.clip(head.data / np.float32(intensity_scale(head.data, head.voxel_size)), 0, CLIP)[box]
-    low = averaged(hr, factors)
+    low = downscale_local_mean(hr, factors)  # as thick slices measure
     scan = on_grid(Volume(hr, head.affine, head.header), low.shape, low)
     plan = make_plan(scan, upsample=factors)
     generator, network = channels_last(load_generator(shipped(plan.weights))), network_of(plan.weights)
-    dtype = torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
     spline = ndimage.zoom(low, factors, order=3, mode="nearest", grid_mode=True)
     zero_filled = np.clip(resample(low, hr.shape), low.min(), low.max())
-    sharper = sharpen(scan, plan, generator, dtype=dtype)[0].data
+    sharper = sharpen(scan, plan, generator, dtype=torch.bfloat16)[0].data
     images = (
         ("cubic", "thick", spline),
         ("zero-filled", "thick", zero_filled),
@@ -82,9 +73,9 @@ def main() -> None:
             rows += [{"subject": subject} | row for row in compare(head, factors)]
             write_atomically(out / "thick.csv", pd.DataFrame(rows).to_csv(index=False))
             print(pd.DataFrame(rows[-6:]).round(4).to_string(index=False), flush=True)
-    inputs = [Path(p) for paths in files.values() for p in paths]
+    inputs = [p for paths in files.values() for p in paths]
     write_json(out / "environment.json", environment({"seed": 0}, inputs, [out / "thick.csv"]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -36,7 +36,7 @@ TINY = 35
 
 
 def unfamiliar(
-    scan: Volume, path: Path, shape: Sequence[int], entry: Mapping | None, card: Mapping[str, Mapping]
+    scan: Volume, path: Path, shape: Sequence[int], entry: Mapping, card: Mapping[str, Mapping]
 ) -> list[str]:
     """Warnings about a scan and the weights that are to be used on it.
 
@@ -44,14 +44,12 @@ def unfamiliar(
         scan: as it was read.
         path: its file, whose name, header and JSON sidecar may say what it shows.
         shape: matrix of the result.
-        entry: of the weights in ``card``; None: somebody's own, of which nothing is known.
+        entry: of the weights in ``card``.
         card: of all shipped weights.
 
     Returns:
         Full sentences, none where the scan is of the kind that the weights learned from.
     """
-    if entry is None:
-        return []
     found = [_contrast(path), _values(scan.data), _voxel_size(scan, shape), _matrix(shape)]
     found.append(_seen(scan, path, entry, card))
     return [sentence for sentence in found if sentence]
