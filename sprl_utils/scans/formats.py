@@ -129,7 +129,7 @@ def _load(paths: Sequence[Path]) -> tuple[np.ndarray, nib.Nifti1Image]:
     except (ImportError, TripWireError) as error:
         package = "h5py" if isinstance(error, ImportError) else "backports.zstd"
         raise Refused(
-            f"expected the package {package} for this format, found it not installed; pip install it"
+            f"expected the package {package} for this format, found it not installed; `pip install {package}`"
         ) from error
 
 
