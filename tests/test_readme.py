@@ -36,6 +36,7 @@ def test_the_table_of_results_shows_the_demos_scores(committed):
         ("results/README.md", ["set", "region", "reduction", "network"]),
         ("results/README.md", ["head", "region", "second scan, registered"]),
         ("results/README.md", ["network", "parameters"]),
+        ("results/README.md", ["k-space", "correlation with HR"]),
     ],
 )
 def test_a_table_that_people_read_is_that_of_the_ledger(page, keys, committed):
