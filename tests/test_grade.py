@@ -58,10 +58,9 @@ def change_a_digit(path: Path) -> None:
     path.write_text(text[:place] + str((int(text[place]) + 5) % 10) + text[place + 1 :])
 
 
-def change_a_summary(root: Path) -> None:
-    path = root / "results/study_4x4/summary.csv"
+def change_the_first(path: Path, column: str) -> None:
     table = pd.read_csv(path)
-    table.loc[0, "psnr_mean"] += 0.1
+    table.loc[0, column] += 0.1
     table.to_csv(path, index=False)
 
 
@@ -102,11 +101,11 @@ NUMPY = "numpy==" + np.__version__
 BROKEN = {
     "a score per head": (lambda r: change_a_digit(r / "results/demo/metrics.csv"), "Tables follow"),
     "a summary": (
-        change_a_summary,
+        lambda r: change_the_first(r / "results/study_4x4/summary.csv", "psnr_mean"),
         "Tables follow",
     ),
     "an effect": (
-        lambda r: replace(r / "results/ablations/ablation_effects.csv", "GAN,24.0", "GAN,25.0"),
+        lambda r: change_the_first(r / "results/ablations/ablation_effects.csv", "psnr"),
         "Tables follow",
     ),
     "a shown number": (lambda r: change_a_digit(r / "results/demo/table.md"), "Tables of results"),
