@@ -51,9 +51,7 @@ def test_the_committed_tables_give_these_verdicts(study):
     assert verdicts[verdicts.index.str.contains("6x faster")].item() == "not supported"
     gan = verdicts[verdicts.index.str.contains("GAN training")]
     assert len(gan) == 2 and gan.str.startswith("cannot be tested here").all()
-    assert (
-        verdicts[verdicts.index.str.contains("margin of 3")].item() == "supported on colin27; not on bb1, bb2"
-    )
+    assert verdicts[verdicts.index.str.contains("margin of 3")].item() == "supported"
     people = verdicts[verdicts.index.str.contains("on people it has not seen")]
     assert len(people) == 4 and set(people) == {"supported, by one seed alone"}
     # what another program does is read, and no run of ours can give that verdict

@@ -52,7 +52,7 @@ def test_a_table_that_people_read_is_that_of_the_ledger(page, keys, committed):
 
 @pytest.mark.parametrize("named", MEASURED)
 def test_a_row_on_speed_is_the_benchmarks(named, committed):
-    page = (committed / "results/bench/README.md").read_text()
+    page = (committed / "results/bench/README.md").read_text(encoding="utf-8")
     found = re.search(rf"^\| {re.escape(named)} \| ([\d.]+) s \| ([\d.]+) s \| ([\d.]+) \|$", page, re.M)
     assert found, f"results/bench/README.md: expected a row {named!r} in the table on speed, found none"
     ratios = pd.read_csv(committed / "results/bench/ratios.csv").set_index(["task", "size"])
