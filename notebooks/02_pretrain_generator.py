@@ -274,6 +274,8 @@ print(f"the same weights as training.pretrain; this step moved {moved} of {count
 # VS Code a progress bar and the curve grow as it trains.
 
 # %%
+if model == "EDSR" and edsr_steps:
+    raise ValueError("model EDSR: expected edsr_steps: 0, because the tables have one network of each name")
 settings = training.PretrainSettings(
     steps=pretrain_steps,
     batch_size=batch_size,

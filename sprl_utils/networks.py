@@ -51,7 +51,7 @@ class DenseBlock(nn.Module):
 
 def receptive_radius(network: nn.Module) -> int:
     """Voxels that a chain of convs of stride 1 sees on each side of an output voxel."""
-    return sum(m.kernel_size[0] // 2 for m in network.modules() if isinstance(m, nn.Conv3d))
+    return sum(m.dilation[0] * (m.kernel_size[0] // 2) for m in network.modules() if isinstance(m, nn.Conv3d))
 
 
 class Generator(nn.Module):
@@ -335,8 +335,8 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
         raise ValueError(
             f"generator weights {path}: expected a state_dict of tensors, found {type(state).__name__}"
         )
-    with torch.device("meta"):  # no memory and no random numbers, however many models are registered
-        generator = make_generator(_model_of(state))
+    with torch.device("meta"):
+        generator = make_generator(model_of(state))
     expected = generator.state_dict()
     _check_state(state, expected, path)
     state = {key: value.to(expected[key].dtype, copy=True) for key, value in state.items()}
@@ -344,11 +344,21 @@ def load_generator(path: str | os.PathLike) -> nn.Module:
     return generator.eval()
 
 
-def _model_of(state: dict[str, Tensor]) -> str:
-    """The registered network whose keys and shapes a state_dict has, or its keys, or else mDCSRN."""
+def model_of(state: dict[str, Tensor]) -> str:
+    """The registered network whose keys and shapes a state_dict has, or its keys, or else mDCSRN.
+
+    Raises:
+        ValueError: several networks have them, so that one could be taken for the other.
+    """
     shapes = {name: value.shape for name, value in state.items()}
-    expected = {m: {k: v.shape for k, v in make_generator(m).state_dict().items()} for m in MODELS}
+    with torch.device("meta"):  # no memory and no random numbers, however many models are registered
+        expected = {m: {k: v.shape for k, v in make_generator(m).state_dict().items()} for m in MODELS}
     fits = [model for model in MODELS if expected[model] == shapes]
+    if len(fits) > 1:
+        raise ValueError(
+            f"generator: expected weights of one network of MODELS, found that {' and '.join(fits)} have the "
+            "same names and shapes; rename a layer of one of them"
+        )
     same_keys = [model for model in MODELS if set(expected[model]) == set(shapes)]
     return (fits or same_keys or ["mDCSRN"])[0]
 

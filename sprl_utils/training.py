@@ -30,6 +30,7 @@ from sprl_utils.networks import (
     cpu_multiplies_bf16,
     load_generator,
     make_generator,
+    model_of,
 )
 from sprl_utils.patches import Patches, Prepared, batch
 
@@ -260,6 +261,7 @@ def _first_generator(settings: PretrainSettings, start: Path | None) -> nn.Modul
     generator = load_generator(start) if start else None
     torch.manual_seed(settings.seed)
     fresh = make_generator(settings.model, settings.init)
+    model_of(fresh.state_dict())  # refuses a network that would be read as another one
     if generator and _shapes(generator) != _shapes(fresh):
         raise ValueError(
             f"weights {start}: expected those of {settings.model}, found {type(generator).__name__} "

@@ -81,6 +81,18 @@ def test_every_engine_gives_what_one_pass_over_the_volume_gives(engine, shape, v
     close(super_resolve(volume, trained, engine, memory_gib=gib(engine, voxels)), one_pass(trained, volume))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_subclass_of_the_generator_computes_what_it_says(engine, trained):  # noqa: F811
+    class Doubled(Generator):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled()
+    doubled.load_state_dict(trained.state_dict())
+    volume = np.random.default_rng(1).uniform(size=(9, 10, 11)).astype(np.float32)
+    close(super_resolve(volume, doubled.eval(), engine), 2 * one_pass(trained, volume))
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_network_runs_over_tiles_as_in_one_pass(engine, model):

@@ -157,6 +157,14 @@ def test_weights_come_back_from_safetensors(tmp_path, trained):
     assert [p.name for p in tmp_path.iterdir()] == ["g.safetensors"]
 
 
+def test_weights_that_fit_two_networks_are_refused(tmp_path, trained, monkeypatch):
+    """One with another activation, say, has the same parameters and would be read as the other."""
+    save_weights(trained, tmp_path / "g.safetensors")
+    monkeypatch.setitem(networks.MODELS, "twin", type("Twin", (Generator,), {}))
+    with pytest.raises(ValueError, match="mDCSRN and twin have the same names and shapes; rename"):
+        load_generator(tmp_path / "g.safetensors")
+
+
 def original_keys() -> set[str]:
     """The 85 entries of the original project's checkpoint."""
     keys = {"conv0.weight", "recon.weight", "comp0.weight", "comp1.weight", "comp2.weight"}
