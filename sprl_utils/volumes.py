@@ -372,8 +372,7 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         ValueError: another shape or ending.
     """
     path = Path(path)
-    if data.shape != like.data.shape:
-        raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")
+    check_shape(path, data, like)
     if not path.name.endswith(NIFTI):
         raise ValueError(f"output {path}: expected a name ending in {', '.join(NIFTI)}, found {path.name}")
     # ITK reads no NIfTI-2, so only longer edges get it. Given an affine, nibabel would set a code.
@@ -387,3 +386,9 @@ def write_volume(path: str | os.PathLike, data: np.ndarray, like: Volume, descri
         image.header["descrip"] = description.encode("ascii", "replace")[:79]
     with atomic_write(path) as beside:
         nib.save(image, beside)
+
+
+def check_shape(path: Path, data: np.ndarray, like: Volume) -> None:
+    """Refuse to write data on a grid of another shape."""
+    if data.shape != like.data.shape:
+        raise ValueError(f"output {path}: expected shape {like.data.shape}, found {data.shape}")

@@ -97,8 +97,8 @@ def _kept(files: Iterable[Path], tell: Tell, why_not: Callable[[str], str] = lam
     unread = "a format that the notebooks do not read; convert it to NIfTI"
     kept = []
     for file in files:
-        reason = why_not(stem(file)) or (unread if ending(file).lower() in ITK else "")
-        if reason := reason or lacks_content(file):
+        is_itk = ending(file).lower() in ITK
+        if reason := why_not(stem(file)) or (is_itk and unread) or lacks_content(file):
             tell(f"{file}: left out: {reason}")
         else:
             kept.append(file)

@@ -19,6 +19,7 @@ from sprl_utils.volumes import (
     NIFTI,
     Refused,
     Volume,
+    check_shape,
     check_type,
     load_image,
     placed,
@@ -83,12 +84,13 @@ def write_scan(path: Path, data: np.ndarray, like: Volume, description: str = ""
     """`sprl_utils.volumes.write_volume`, or by the name FreeSurfer's MGH with the description in its header.
 
     Raises:
-        ValueError: as `check_target`, or another shape of a NIfTI.
+        ValueError: another shape, or as `check_target`.
     """
     check_target(path, like.header)
     if path.suffix not in MGH:
         write_volume(path, data, like, description)
         return
+    check_shape(path, data, like)
     with atomic_write(path) as beside:
         save_mgh(beside, np.asarray(data, dtype=np.float32), like.affine, description)
 
