@@ -83,6 +83,7 @@ $(run)/06_ablations.ipynb: $(run)/01_prepare_data.ipynb $(comparison)
 study:  ## Train mDCSRN and EDSR on many people, 4x4 and 2x2, and test on others (resumable)
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_4x4
 	@$(MAKE) --no-print-directory reproduce PROFILE=study_2x2
+	@$(MAKE) --no-print-directory PROFILE=study_slices runs/study_slices/02_pretrain_generator.ipynb
 	@$(python) -m sprl_utils.extras.weights
 	@$(python) -m sprl_utils.scans.thick
 	@$(MAKE) --no-print-directory PROFILE=ablations results/ablations/06_ablations.ipynb

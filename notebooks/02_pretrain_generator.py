@@ -30,7 +30,9 @@
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels
 batch_size = 2  # cubes per step (2 in the paper)
-patches = "random"  # "random" cubes of the foreground, or the original project's "grid"
+patches = (
+    "random"  # "random" cubes, "slices" (cubes of thick slices), or the original project's "grid"
+)
 flips = True  # flip random cubes along each axis
 swap = False  # exchange the two coarse axes of every second random cube
 gain = 0.0  # multiply intensities of random cubes by up to exp(gain), or divide them
@@ -40,6 +42,7 @@ rate_reconstruction = 0.05  # factor on the learning rate of the last 1x1x1 conv
 rate_compressors = 0.3  # factor on the learning rate of the compressors
 rate_schedule = "cosine"  # "constant" or "cosine"
 rate_warmup = 4  # steps over which "cosine" rises
+gradient_norm = 0.0  # longer gradients are shortened to it; 0: none
 restarts = []  # steps at which "cosine" begins anew
 average = 0.95  # decay of the running average of the weights; 0: off
 model = "mDCSRN"  # a name in sprl_utils.networks.MODELS, to which CONTRIBUTING.md says how to add one
@@ -205,7 +208,7 @@ print("the untrained generator returns its input:", change == 0)
 
 # %% tags=["nbval-check-output"]
 train_heads, validation_heads = (load_prepared(runs / "prepared", split) for split in ("train", "validation"))
-validation = RandomPatches(validation_heads, patch_size, seed + 1, flips=False)
+validation = stages.validation_patches(validation_heads, patches, patch_size, seed + 1)
 print("train on", [p.meta["id"] for p in train_heads[:8]])
 print("validate on", [p.meta["id"] for p in validation_heads[:8]])
 
@@ -285,6 +288,7 @@ settings = training.PretrainSettings(
     rate_schedule=rate_schedule,
     rate_warmup=rate_warmup,
     restarts=restarts,
+    gradient_norm=gradient_norm,
     average=average,
     model=model,
     init=init,

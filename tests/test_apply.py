@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 from skimage.transform import downscale_local_mean
 
+from sprl_utils.extras.slices import averaged
 from sprl_utils.kspace import resample, truncate_kspace
 from sprl_utils.networks import Generator, make_generator
 from sprl_utils.scans import apply
@@ -130,15 +131,46 @@ def test_what_was_measured_stays(factors):
     np.testing.assert_allclose(resample(fine, scan.data.shape), scan.data, atol=10)  # half would be 500 off
 
 
-def test_what_was_measured_stays_where_one_axis_is_cut_and_another_thick():
+@pytest.mark.parametrize(("acquisition", "coarsen"), [("3D", resample), ("2D", averaged)])
+def test_what_was_measured_stays_where_one_axis_is_cut_and_another_thick(acquisition, coarsen):
     hr = like_a_scan((24, 40, 36))
     lr = truncate_kspace(hr, [None, 21, None])
     scan = volume_of(lr, np.diag([1, 1, 2.0, 1]))
-    plan = make_plan(scan, voxel_size=(1, 1, 1))
+    plan = make_plan(scan, voxel_size=(1, 1, 1), acquisition=acquisition)
     assert plan.measured == (24, 21, 36) and plan.shape == (24, 40, 72) and plan.axes == (1, 2)
     sr = sharpen(scan, plan, halving())[0].data
-    measured = truncate_kspace(np.maximum(resample(sr, lr.shape), 0), [None, 21, None])
+    measured = truncate_kspace(np.maximum(coarsen(sr, lr.shape), 0), [None, 21, None])
     assert np.std(measured - lr) < 0.02 * np.std(lr)
+
+
+@pytest.mark.parametrize("thickness", [2, 3.5, 5])
+def test_the_means_of_the_result_are_the_slices_that_were_measured(thickness):
+    """A network that halves all; nothing is clipped at the scan's range where it is far from the ends."""
+    scan = volume_of(1000 + 100 * blob((16, 20, 12), (8, 10, 6), 3), np.diag([1, 1, thickness, 1]))
+    plan = make_plan(scan, voxel_size=(1, 1, 1))
+    assert plan.slice_axis == 2
+    sr = sharpen(scan, plan, identity())[0].data
+    inside = scan.data > 1010
+    np.testing.assert_allclose(averaged(sr, scan.data.shape)[inside], scan.data[inside], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("edges", "acquisition", "axis"),
+    [
+        ((1, 1, 5), None, 2), ((4, 1, 1), None, 0), ((1, 1.4, 2.79), None, 2), ((2, 2, 2), None, None),
+        ((1, 1, 1.8), None, None), ((1, 2, 4), None, 2), ((1, 1, 5), "3D", None), ((1, 1, 1.8), "2D", 2),
+        ((1, 1, 5), "UNKNOWN", 2),
+    ],
+)  # fmt: skip
+def test_one_long_edge_means_slices_unless_the_scanner_says_otherwise(edges, acquisition, axis):
+    plan = make_plan(volume_of(blob(), np.diag([*edges, 1.0])), (1, 1, 1), acquisition=acquisition)
+    assert plan.slice_axis == axis
+
+
+def test_slices_that_the_scanner_interpolated_are_no_means_any_more():
+    lr = truncate_kspace(like_a_scan((48, 40, 24)), [None, None, 12])
+    plan = make_plan(volume_of(lr, np.diag([1, 1, 2.0, 1])), (1, 1, 1), acquisition="2D")
+    assert plan.measured == (48, 40, 12) and plan.slice_axis is None
 
 
 def test_a_scan_keeps_its_scale_and_its_floor():

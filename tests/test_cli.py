@@ -68,6 +68,21 @@ def test_voxel_size_is_one_number_or_three(tmp_path, weights, size, first):
     np.testing.assert_allclose(nib.load(files[1]).header.get_zooms(), [1, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "option", "slices"),
+    [({}, [], True), ({"MRAcquisitionType": "3D"}, [], False), ({"MRAcquisitionType": "2D"}, [], True),
+     ({"MRAcquisitionType": "3D"}, ["--acquisition", "2D"], True), ({}, ["--acquisition", "3D"], False),
+     ([], [], True)],
+)  # fmt: skip
+def test_slices_are_means_unless_the_scan_is_3d(tmp_path, weights, capsys, sidecar, option, slices):
+    scan = save(tmp_path / "thick.nii.gz", blob(), np.diag([1.0, 1.0, 4.0, 1.0]))
+    (tmp_path / "thick.json").write_text(json.dumps(sidecar))
+    call = [str(scan), str(tmp_path / "out.nii.gz"), "--voxel-size", "1", "--sidecar", *option]
+    assert main(["super-resolve", "--weights", str(weights), *call]) == 0
+    assert ("slices along axis 2" in capsys.readouterr().out) == slices
+    assert json.loads((tmp_path / "out.json").read_text())["SliceAxis"] == (2 if slices else None)
+
+
 def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_back(tmp_path, capsys):
     """The network's guess may change what was cut, and nothing else."""
     path, out = tmp_path / "hr.nii.gz", tmp_path / "out.nii.gz"

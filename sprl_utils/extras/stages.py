@@ -25,11 +25,15 @@ import pandas as pd
 from joblib import cpu_count
 
 from sprl_utils.checkpoints import Report
+from sprl_utils.extras.slices import SlicePatches
 from sprl_utils.original.grid import GridPatches
 from sprl_utils.patches import Patches, Prepared, RandomPatches
 from sprl_utils.prepare import load_prepared
 from sprl_utils.provenance import repo_root, write_json
 from sprl_utils.training import GanSettings, PretrainSettings, make_fabric, pretrain, train_gan
+
+#: Random patches by the name that profiles give them: LR as it was prepared, or thick slices.
+RANDOM = {"random": RandomPatches, "slices": SlicePatches}
 
 
 def training_patches(
@@ -41,7 +45,7 @@ def training_patches(
     swap: bool = False,
     gain: float = 0.0,
 ) -> Patches:
-    """The patches that a stage draws from: ``"random"``, or the original project's ``"grid"``.
+    """The patches that a stage draws from: of a kind of `RANDOM`, or the original project's ``"grid"``.
 
     ``flips``, ``swap`` and ``gain`` are for random patches alone.
 
@@ -50,9 +54,16 @@ def training_patches(
     """
     if kind == "grid":
         return GridPatches(heads, patch_size, seed)
-    if kind != "random":
-        raise ValueError(f"training: patches must be 'random' or 'grid', found {kind!r}")
-    return RandomPatches(heads, patch_size, seed, flips, swap, gain)
+    if kind not in RANDOM:
+        raise ValueError(f"training: patches must be 'random', 'slices' or 'grid', found {kind!r}")
+    return RANDOM[kind](heads, patch_size, seed, flips, swap, gain)
+
+
+def validation_patches(
+    heads: Sequence[Prepared], kind: str, patch_size: int | Sequence[int], seed: int
+) -> RandomPatches:
+    """The fixed patches on which a stage of `training_patches` of this kind is judged."""
+    return RANDOM.get(kind, RandomPatches)(heads, patch_size, seed, flips=False)
 
 
 def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:
@@ -67,7 +78,8 @@ def run_plan(path: Path, report: Report | None = None) -> pd.DataFrame:
         settings = GanSettings(**plan["settings"])
         return train_gan(start, train, held_out, out, settings, fabric, validation["crop"], report)
     settings = PretrainSettings(**plan["settings"])
-    cubes = RandomPatches(held_out, validation["patch_size"], validation["seed"], flips=False)
+    kind, size = plan["patches"]["kind"], validation["patch_size"]
+    cubes = validation_patches(held_out, kind, size, validation["seed"])
     return pretrain(train, cubes, validation["patches"], out, settings, fabric, report, start)
 
 

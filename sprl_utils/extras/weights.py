@@ -30,6 +30,7 @@ STUDIES = {
     "mDCSRN_4x4": ("study_4x4", "pretrain"),
     "EDSR_2x2": ("study_2x2", "edsr"),
     "mDCSRN_2x2": ("study_2x2", "pretrain"),
+    "EDSR_slices": ("study_slices", "pretrain"),
 }
 #: dB by which zero-filling may differ where HR and LR are the same but for another processor's rounding.
 SAME_LR = 1e-3

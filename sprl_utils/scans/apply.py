@@ -2,7 +2,8 @@
 
 Two kinds of axes are coarse. On a *cut* axis the scan's grid is finer than what was measured, because the
 scanner filled k-space with zeros; `sprl_utils.scans.cuts.find_cut` finds where. On a *thick* axis voxels are
-larger than asked for, and k-space is filled with zeros here.
+larger than asked for, and k-space is filled with zeros here. One of the thick axes may be the *slice* axis of
+a 2D scan, whose voxels are means over their thickness and no cut of k-space.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sprl_utils.extras.slices import averaged, spread
 from sprl_utils.inference import mirrors, super_resolve
 from sprl_utils.kspace import data_consistency, kept_samples, resample
 from sprl_utils.masks import head_with_margin, intensity_scale
@@ -29,6 +31,11 @@ HALF = 3.0
 #: Factors of thick voxels, on one axis and on more, up to which the result beat a cubic spline in every brain
 #: (``results/thick/``).
 THICKEST, THICKEST_OF_MORE = 4.0, 3.0
+#: How a scan was acquired, in the words of DICOM's and BIDS's MRAcquisitionType.
+ACQUISITIONS = ("2D", "3D")
+#: How much longer the voxels of a slice axis are than those of the others, where nobody says whether the scan
+#: is 2D or 3D; a little less than 2, for rounded sizes.
+SLICE_RATIO = 1.95
 #: Voxels along an axis below which nothing can be said of its k-space, nor of head and air.
 FEWEST = 4
 #: What an axis may grow by rounding to whole voxels without being asked to, as a share of its length.
@@ -43,11 +50,13 @@ class Plan:
         shape: matrix of the result.
         grid: matrix of the scan.
         measured: samples of k-space that the scan holds, per axis.
+        slice_axis: the thick array axis on which voxels are means over slices; None: there is none.
     """
 
     shape: tuple[int, int, int]
     grid: tuple[int, int, int]
     measured: tuple[int, int, int]
+    slice_axis: int | None = None
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -97,6 +106,7 @@ def make_plan(
     voxel_size: Sequence[float] | None = None,
     upsample: Sequence[float] | None = None,
     measured: Sequence[int] | None = None,
+    acquisition: str | None = None,
 ) -> Plan:
     """Find what is coarse in a scan, and what the result looks like.
 
@@ -104,6 +114,8 @@ def make_plan(
         voxel_size: edges in mm that are asked for, per array axis. An axis that is finer stays as it is.
         upsample: factors on the matrix, in place of ``voxel_size``.
         measured: samples of k-space that the scan holds, per axis, where they are known; else they are found.
+        acquisition: of `ACQUISITIONS`. In 2D the axis with the longest voxels is that of the slices. Where
+            it is not known, a scan counts as 2D if one axis has voxels twice as long as the others.
 
     Raises:
         ValueError: numbers that make no sense, or nothing to restore.
@@ -133,7 +145,16 @@ def make_plan(
             f"expected at most {LARGEST_FACTOR:g} voxels of the result per measured sample, found "
             f"{max(plan.factors):.1f}; ask for larger voxels (--voxel-size)"
         )
-    return plan
+    return replace(plan, slice_axis=_slice_axis(scan.voxel_size, plan, acquisition))
+
+
+def _slice_axis(voxel_size: Sequence[float], plan: Plan, acquisition: str | None) -> int | None:
+    *_, second, longest = np.argsort(voxel_size, kind="stable").tolist()
+    is_2d = acquisition == "2D"
+    if acquisition not in ACQUISITIONS:
+        is_2d = voxel_size[longest] >= SLICE_RATIO * voxel_size[second]
+    was_cut = plan.measured[longest] < plan.grid[longest]  # what a scanner interpolated holds no means
+    return longest if is_2d and longest in plan.thick and not was_cut else None
 
 
 def _check_numbers(name: str, values: Sequence[float] | None, low: float, high: float, expected: str) -> None:
@@ -257,17 +278,19 @@ def _orders(plan: Plan) -> list[tuple[int, ...]]:
 
 
 def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
-    """Data consistency: SR with what was measured, the coarse image on thick axes, kept k-space on cut ones.
+    """Data consistency: SR with what was measured.
 
-    So the network only fills in what was not measured. Cut axes may have become finer, too; their k-space is
-    then compared on the fine grid.
+    That is the mean over a slice on the slice axis, the coarse image on other thick axes, and the kept
+    k-space on cut ones. So the network only fills in what was not measured. Cut axes may have become finer,
+    too; their k-space is then compared on the fine grid.
     """
     cut = [m < n for m, n in zip(plan.measured, plan.grid, strict=True)]
     grid = [fine if c else own for c, fine, own in zip(cut, plan.shape, plan.grid, strict=True)]
-    coarse, low = np.abs(resample(coarse, grid)), resample(sr, grid)
+    whole_slices = [plan.shape[a] if a == plan.slice_axis else n for a, n in enumerate(grid)]
+    coarse, low = np.abs(resample(coarse, grid)), averaged(resample(sr, whole_slices), grid)
     keep = [m if c else None for c, m in zip(cut, plan.measured, strict=True)]
     restored = data_consistency(low, coarse, keep) if any(cut) else coarse
-    return sr + resample(restored - low, sr.shape)
+    return sr + resample(spread(restored - low, whole_slices), sr.shape)
 
 
 def _mirrored(

@@ -1,11 +1,13 @@
 """Which scans are to be done, where each result goes, and whether it can be written there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from sprl_utils.scans import bids
 from sprl_utils.scans.formats import ENDINGS, check_target, ending, is_dicom, is_voxels_of, stem
@@ -59,6 +61,14 @@ class Job:
 def sidecar_of(image: Path) -> Path:
     """The JSON file beside an image."""
     return image.with_name(f"{stem(image)}.json")
+
+
+def sidecar_facts(image: Path) -> dict[str, Any]:
+    """What the JSON file beside an image says; empty where there is none that can be read."""
+    try:
+        return dict(json.loads(sidecar_of(image).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 # ---- what is to be done -------------------------------------------------------------------------------

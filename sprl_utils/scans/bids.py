@@ -108,6 +108,7 @@ def sidecar(
         "CoarseAxes": list(plan.axes),
         "UpsamplingFactors": [round(float(f), 6) for f in plan.factors],
         "MeasuredSamples": list(plan.measured),
+        "SliceAxis": plan.slice_axis,
         "DataConsistency": True,
         "Engine": engine,
         "Precision": precision,

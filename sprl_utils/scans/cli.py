@@ -128,7 +128,8 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     start, name = time.monotonic(), job.source.name
     scan = read_scan(job.source)
     check_target(job.result, scan.header)
-    plan = make_plan(scan, args.voxel_size, args.upsample, args.measured)
+    acquisition = args.acquisition or batch.sidecar_facts(job.source).get("MRAcquisitionType")
+    plan = make_plan(scan, args.voxel_size, args.upsample, args.measured, acquisition)
     weights, card = find_weights(args.weights or plan.weights), read_card()
     digest = sha256(weights)
     entry = next((e for e in card.values() if e["sha256"] == digest), None)
@@ -155,7 +156,8 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     if not args.quiet:
         size = " x ".join(f"{edge:.2f}" for edge in sharper.voxel_size)
         cut = " x ".join(map(str, plan.measured))
-        made = f"voxels of {size} mm, k-space: {cut}, {weights.stem}, {elapsed(start)}"
+        slices = "" if plan.slice_axis is None else f"slices along axis {plan.slice_axis}, "
+        made = f"voxels of {size} mm, k-space: {cut}, {slices}{weights.stem}, {elapsed(start)}"
         print(f"{name}: wrote {job.result} ({made})")
 
 

@@ -4,7 +4,6 @@ The weights learned from T1-weighted heads at 1 mm. On another image the network
 looks plausible all the same, so a reader has to be warned.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sprl_utils.files import sha256
-from sprl_utils.scans.batch import sidecar_of
+from sprl_utils.scans.batch import sidecar_facts
 from sprl_utils.scans.formats import stem
 from sprl_utils.scans.headers import description
 from sprl_utils.volumes import Volume, voxels_sha256
@@ -64,21 +63,15 @@ def _contrast(path: Path) -> str:
     name = stem(path)
     if name.startswith("sub-"):  # in BIDS the suffix alone says what it is
         name = name.rsplit("_", 1)[-1]
-    for where, text in (("name", name), ("JSON sidecar", _sidecar(path))):
+    facts = sidecar_facts(path)
+    described = " ".join(str(facts.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
+    for where, text in (("name", name), ("JSON sidecar", described)):
         words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
         if words.keys() & T1:
             return ""
         if other := sorted(word for word in words if word in OTHER or word.startswith(OTHER_BEGINNINGS)):
             return f"its {where} says {words[other[0]]}, and the weights learned from T1-weighted heads."
     return ""
-
-
-def _sidecar(path: Path) -> str:
-    try:
-        facts = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-        return " ".join(str(facts.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
-    except (OSError, ValueError, AttributeError):  # none, none that is readable, or no table of keys
-        return ""
 
 
 def _values(data: np.ndarray) -> str:
