@@ -30,9 +30,7 @@
 profile = "smoke"  # name of the folders under runs/ and results/
 patch_size = 16  # edge of the training cubes, in voxels
 batch_size = 2  # cubes per step (2 in the paper)
-patches = (
-    "random"  # "random" cubes, "slices" (cubes of thick slices), or the original project's "grid"
-)
+patches = "random"  # "random" cubes, "slices" (cubes of thick slices), or the original project's "grid"
 flips = True  # flip random cubes along each axis
 swap = False  # exchange the two coarse axes of every second random cube
 gain = 0.0  # multiply intensities of random cubes by up to exp(gain), or divide them

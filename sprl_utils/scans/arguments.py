@@ -97,8 +97,8 @@ def _super_resolve_arguments(parser: argparse.ArgumentParser) -> None:
         help="samples of k-space that the scanner acquired, per array axis, e.g. 256 128 176; the default is "
         "found where k-space was filled with zeros")
     add("--acquisition", choices=ACQUISITIONS,
-        help="2D where voxels are means over slices, else 3D; the default is what the scan's JSON sidecar says "
-        "(MRAcquisitionType), or 2D where one axis has voxels twice as long as the others")
+        help="2D where voxels are means over slices, else 3D; the default is what the scan's JSON sidecar "
+        "says (MRAcquisitionType), or 2D where one axis has voxels twice as long as the others")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--force", action="store_true", help="overwrite files that are there")
     existing("--skip-existing", action="store_true",
