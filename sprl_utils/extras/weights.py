@@ -1,7 +1,8 @@
 """Weights that come with the package, and the card that says what they are.
 
-For each reduction of k-space there are mDCSRN and EDSR. Both learned from all training people, and the test
-people have judged them. ``python -m sprl_utils.extras.weights`` takes them from the study's runs.
+For each reduction of k-space there are mDCSRN and EDSR, and EDSR for thick slices. They learned from all
+training people, and the test people have judged them. ``python -m sprl_utils.extras.weights`` takes them from
+the study's runs.
 """
 
 import json
@@ -206,7 +207,7 @@ def _gains(rows: Sequence[dict], data_consistency: bool) -> str:
     """Mean PSNR and SSIM over zero-filled LR per data set, as text."""
     gains = pd.DataFrame([row for row in rows if row["data_consistency"] == data_consistency])
     if gains.empty:
-        return "nobody"
+        return "-"
     gains = gains[gains["region"] == "brain"]
     columns = ["psnr_over_zero_filled", "ssim_over_zero_filled"]
     means = gains.groupby(gains["head"].map(data_set), sort=False)[columns].mean()
