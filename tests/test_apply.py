@@ -159,12 +159,25 @@ def test_the_means_of_the_result_are_the_slices_that_were_measured(thickness):
     [
         ((1, 1, 5), None, 2), ((4, 1, 1), None, 0), ((1, 1.4, 2.79), None, 2), ((2, 2, 2), None, None),
         ((1, 1, 1.8), None, None), ((1, 2, 4), None, 2), ((1, 1, 5), "3D", None), ((1, 1, 1.8), "2D", 2),
-        ((1, 1, 5), "UNKNOWN", 2),
+        ((1, 1, 5), "UNKNOWN", 2), ((0.5, 0.5, 1.2), None, None), ((3, 3, 2), "2D", 1),
     ],
 )  # fmt: skip
 def test_one_long_edge_means_slices_unless_the_scanner_says_otherwise(edges, acquisition, axis):
     plan = make_plan(volume_of(blob(), np.diag([*edges, 1.0])), (1, 1, 1), acquisition=acquisition)
     assert plan.slice_axis == axis
+
+
+def test_voxels_that_the_scanner_interpolated_in_plane_make_no_slices():
+    """0.5 x 0.5 x 1 mm, of which 1 x 1 x 1 mm were measured, as of a 3D scan of 512 x 512."""
+    scan = volume_of(truncate_kspace(like_a_scan((48, 56, 20)), [24, 28, None]), np.diag([0.5, 0.5, 1, 1]))
+    plan = make_plan(scan, voxel_size=(0.5, 0.5, 0.5))
+    assert plan.measured == (24, 28, 20) and plan.slice_axis is None
+
+
+@pytest.mark.parametrize("turn", list(itertools.permutations(range(3))))
+def test_of_edges_of_one_length_the_last_axis_holds_the_slices(turn):
+    affine = nib.affines.from_matvec((TURNED * 2)[:, turn])
+    assert make_plan(volume_of(blob(), affine), (1, 1, 1), acquisition="2D").slice_axis == 2
 
 
 def test_slices_that_the_scanner_interpolated_are_no_means_any_more():

@@ -72,7 +72,7 @@ def test_voxel_size_is_one_number_or_three(tmp_path, weights, size, first):
     ("sidecar", "option", "slices"),
     [({}, [], True), ({"MRAcquisitionType": "3D"}, [], False), ({"MRAcquisitionType": "2D"}, [], True),
      ({"MRAcquisitionType": "3D"}, ["--acquisition", "2D"], True), ({}, ["--acquisition", "3D"], False),
-     ([], [], True)],
+     ({"MRAcquisitionType": " 3d"}, [], False), ([], [], True)],
 )  # fmt: skip
 def test_slices_are_means_unless_the_scan_is_3d(tmp_path, weights, capsys, sidecar, option, slices):
     scan = save(tmp_path / "thick.nii.gz", blob(), np.diag([1.0, 1.0, 4.0, 1.0]))
@@ -81,6 +81,16 @@ def test_slices_are_means_unless_the_scan_is_3d(tmp_path, weights, capsys, sidec
     assert main(["super-resolve", "--weights", str(weights), *call]) == 0
     assert ("slices along axis 2" in capsys.readouterr().out) == slices
     assert json.loads((tmp_path / "out.json").read_text())["SliceAxis"] == (2 if slices else None)
+
+
+def test_what_is_said_in_vain_is_warned_of(tmp_path, weights, capsys):
+    """A sidecar that nobody can read, and slices that stay as thick as they are."""
+    scan = save(tmp_path / "thick.nii.gz", blob(), np.diag([1.0, 1.0, 4.0, 1.0]))
+    (tmp_path / "thick.json").write_bytes("{'MRAcquisitionType': '3D'}".encode("utf-16"))
+    call = [str(scan), str(tmp_path / "out.nii.gz"), "--upsample", "2 2 1", "--acquisition", "2d"]
+    assert main(["super-resolve", "--weights", str(weights), *" ".join(call).split()]) == 0
+    said = capsys.readouterr().err
+    assert "thick.json: expected JSON" in said and "2D changes nothing" in said
 
 
 def test_a_zero_filled_scan_gets_the_weights_for_its_cut_and_its_measured_part_back(tmp_path, capsys):

@@ -14,6 +14,7 @@ from nibabel.brikhead import parse_AFNI_header
 from scipy import io
 
 from sprl_utils.scans import dicom
+from sprl_utils.scans.batch import scan_facts
 from sprl_utils.scans.cli import main
 from sprl_utils.scans.formats import images_of, read_scan, write_scan
 from sprl_utils.volumes import Volume
@@ -284,7 +285,7 @@ def test_a_folder_has_each_image_once(tmp_path):
 # ---- DICOM --------------------------------------------------------------------------------------------
 
 
-def save_dicom(folder, number):
+def save_dicom(folder, number, acquisition="3D"):
     """One series, a file per slice, as SimpleITK's manual writes it."""
     folder.mkdir(parents=True)
     image = to_itk(point(np.int16), AFFINE)
@@ -300,6 +301,7 @@ def save_dicom(folder, number):
             "0008|0060": "MR",
             "0008|0070": "NOBODY",
             "0008|103e": f"T1 {number}",
+            "0018|0023": acquisition,
             "0018|0050": "1.3",
             "0018|5100": "HFS",
             "0020|000d": "1.2.826.0.1.3680043.2.1125.1",
@@ -325,6 +327,16 @@ def test_a_dicom_series_is_read_where_it_lies(tmp_path, capsys):
         np.testing.assert_allclose(nib.affines.apply_affine(volume.affine, index), WHERE, atol=1e-3)
         assert volume.data.max() == 900 and volume.data.size == 504
     assert main(["degrade", str(tmp_path / "scan"), str(tmp_path / "lr.nii.gz")]) == 0
+
+
+def test_dicom_says_whether_it_is_2d_or_3d(tmp_path):
+    for acquisition in ("2D", "3D"):
+        save_dicom(tmp_path / acquisition, 1, acquisition)
+        for source in (tmp_path / acquisition, tmp_path / acquisition / "IM0003"):
+            assert scan_facts(source)["MRAcquisitionType"] == acquisition
+            assert scan_facts(source)["SeriesDescription"] == "T1 1"
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(99))
+    assert scan_facts(tmp_path / "a.dcm") == {}
 
 
 @needs_dcm2niix

@@ -46,6 +46,13 @@ def test_patches_of_slices_are_pieces_of_the_head(tmp_path):
         assert 0 < np.abs(lr - hr).mean() < 0.3 and abs(lr.mean() - hr.mean()) < 0.05
 
 
+@pytest.mark.parametrize("wrong", [{"patch_size": [8, 16, 16]}, {"patch_size": 16, "swap": True}])
+def test_boxes_and_swaps_are_refused(tmp_path, wrong):
+    subject = write_prepared(tmp_path, "anna", "train", make_head((60, 52, 56)), keep=(None, None, None))
+    with pytest.raises(ValueError, match="slices need cubes and no swap"):
+        SlicePatches([subject], seed=1, **wrong)
+
+
 def test_the_first_axis_of_a_patch_is_no_slice_axis(tmp_path):
     """An image that changes along one axis alone: where that became D, LR is HR."""
     ramp = np.broadcast_to(np.sin(np.arange(48))[:, None, None] + 1, (48, 48, 48))

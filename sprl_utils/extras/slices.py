@@ -52,11 +52,19 @@ def _means(n: int, m: int) -> np.ndarray:
 
 @dataclass
 class SlicePatches(RandomPatches):
-    """Random patches whose LR comes from slices of random thickness, on H or W.
+    """Random cubes whose LR comes from slices of random thickness, on H or W.
 
-    LR is made for each patch from HR around it, in the way in which `sprl_utils.scans.apply` brings slices to
-    a finer grid.
+    LR is made for each cube from HR around it, in the way in which `sprl_utils.scans.apply` brings slices to
+    a finer grid. Any array axis may become D, H or W.
+
+    Raises:
+        ValueError: edges that differ, or ``swap``, which has no meaning here.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(np.ravel(self.patch_size))) > 1 or self.swap:
+            raise ValueError(f"patches: slices need cubes and no swap, found {self.patch_size}, {self.swap}")
 
     def patch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR of patch number ``index``."""

@@ -50,12 +50,12 @@ def training_patches(
     ``flips``, ``swap`` and ``gain`` are for random patches alone.
 
     Raises:
-        ValueError: another kind.
+        ValueError: another kind, or what its class refuses.
     """
     if kind == "grid":
         return GridPatches(heads, patch_size, seed)
     if kind not in RANDOM:
-        raise ValueError(f"training: patches must be 'random', 'slices' or 'grid', found {kind!r}")
+        raise ValueError(f"training: patches must be one of {', '.join([*RANDOM, 'grid'])}, found {kind!r}")
     return RANDOM[kind](heads, patch_size, seed, flips, swap, gain)
 
 

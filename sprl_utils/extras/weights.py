@@ -157,7 +157,7 @@ def describe(name: str, results: Path, weights: Path, known: Mapping[str, str] |
         "made_by": f"make study, profile {profile}",
         "commit": commit + (" and changes" if trained["git"]["dirty"] else ""),
         "machine": trained["gpu"] or f"{cpu['threads']} threads, {cpu['model']}, {cpu['capability']}",
-        "keep": prepared["profile"]["keep"],
+        "keep": prepared["profile"]["keep"] if settings["patches"] == "random" else None,
         "trained_on": trained_on,
         "trained_on_sha256": _hashes(trained_on, prepared["inputs"], results.parent, known or {}),
         "synthetic_heads": prepared["profile"]["synthetic_heads"],

@@ -33,8 +33,9 @@ HALF = 3.0
 THICKEST, THICKEST_OF_MORE = 4.0, 3.0
 #: How a scan was acquired, in the words of DICOM's and BIDS's MRAcquisitionType.
 ACQUISITIONS = ("2D", "3D")
-#: How much longer the voxels of a slice axis are than those of the others, where nobody says whether the scan
-#: is 2D or 3D; a little less than 2, for rounded sizes.
+#: How thick slices are, against what the scan resolves on other axes and against the result's voxels, where
+#: nobody says whether the scan is 2D or 3D; a little less than 2, for rounded sizes. To take thinner ones for
+#: means where they are none costs decibels.
 SLICE_RATIO = 1.95
 #: Voxels along an axis below which nothing can be said of its k-space, nor of head and air.
 FEWEST = 4
@@ -49,7 +50,7 @@ class Plan:
     Attributes:
         shape: matrix of the result.
         grid: matrix of the scan.
-        measured: samples of k-space that the scan holds, per axis.
+        measured: samples of k-space, or slices, that the scan holds, per axis.
         slice_axis: the thick array axis on which voxels are means over slices; None: there is none.
     """
 
@@ -115,7 +116,7 @@ def make_plan(
         upsample: factors on the matrix, in place of ``voxel_size``.
         measured: samples of k-space that the scan holds, per axis, where they are known; else they are found.
         acquisition: of `ACQUISITIONS`. In 2D the axis with the longest voxels is that of the slices. Where
-            it is not known, a scan counts as 2D if one axis has voxels twice as long as the others.
+            it is not known, voxels twice as long as on the other axes, and as asked for, count as slices.
 
     Raises:
         ValueError: numbers that make no sense, or nothing to restore.
@@ -149,10 +150,11 @@ def make_plan(
 
 
 def _slice_axis(voxel_size: Sequence[float], plan: Plan, acquisition: str | None) -> int | None:
-    *_, second, longest = np.argsort(voxel_size, kind="stable").tolist()
+    edges = np.multiply(voxel_size, np.divide(plan.grid, plan.measured)).round(3)  # as the scan resolves
+    *_, second, longest = np.argsort(edges, kind="stable").tolist()
     is_2d = acquisition == "2D"
     if acquisition not in ACQUISITIONS:
-        is_2d = voxel_size[longest] >= SLICE_RATIO * voxel_size[second]
+        is_2d = min(edges[longest] / edges[second], plan.factors[longest]) >= SLICE_RATIO
     was_cut = plan.measured[longest] < plan.grid[longest]  # what a scanner interpolated holds no means
     return longest if is_2d and longest in plan.thick and not was_cut else None
 
@@ -240,13 +242,13 @@ def sharpen(
         return np.clip(_consistent(sr, coarse, plan), coarse.min(), coarse.max())
 
     sharper = run(())
-    mean, spread = _mirrored(sharper, run) if self_ensemble or uncertainty else (sharper, None)
+    mean, sd = _mirrored(sharper, run) if self_ensemble or uncertainty else (sharper, None)
     result = on_grid(scan, plan.shape, (mean if self_ensemble else sharper) * scale + floor)
     if not uncertainty:
         return result, None
     header = result.header.copy()  # its display window would show an SD as black
     header["cal_min"] = header["cal_max"] = 0
-    return result, replace(result, data=spread * scale, header=header)
+    return result, replace(result, data=sd * scale, header=header)
 
 
 def _restored(x: np.ndarray, mask: np.ndarray | None, plan: Plan, network: functools.partial) -> np.ndarray:
@@ -281,8 +283,8 @@ def _consistent(sr: np.ndarray, coarse: np.ndarray, plan: Plan) -> np.ndarray:
     """Data consistency: SR with what was measured.
 
     That is the mean over a slice on the slice axis, the coarse image on other thick axes, and the kept
-    k-space on cut ones. So the network only fills in what was not measured. Cut axes may have become finer,
-    too; their k-space is then compared on the fine grid.
+    k-space on cut ones. So the network only fills in what was not measured, but for what is clipped later.
+    Cut axes may have become finer, too; their k-space is then compared on the fine grid.
     """
     cut = [m < n for m, n in zip(plan.measured, plan.grid, strict=True)]
     grid = [fine if c else own for c, fine, own in zip(cut, plan.shape, plan.grid, strict=True)]

@@ -96,9 +96,10 @@ def _super_resolve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--measured", metavar="N", type=_numbers("three numbers of samples from 1", 1, 100_000, (3,), int),
         help="samples of k-space that the scanner acquired, per array axis, e.g. 256 128 176; the default is "
         "found where k-space was filled with zeros")
-    add("--acquisition", choices=ACQUISITIONS,
-        help="2D where voxels are means over slices, else 3D; the default is what the scan's JSON sidecar "
-        "says (MRAcquisitionType), or 2D where one axis has voxels twice as long as the others")
+    add("--acquisition", type=str.upper, choices=ACQUISITIONS,
+        help="2D: along the longest edge of the voxels lie slices, each the mean over its thickness; 3D: "
+        "there are none; the default is MRAcquisitionType in DICOM or in the JSON file beside the scan, or "
+        "else 2D where that edge is twice as long as the others and as asked for")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--force", action="store_true", help="overwrite files that are there")
     existing("--skip-existing", action="store_true",

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from glob import glob
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sprl_utils.scans import bids
+from sprl_utils.scans.dicom import dicom_facts
 from sprl_utils.scans.formats import ENDINGS, check_target, ending, is_dicom, is_voxels_of, stem
 from sprl_utils.scans.headers import is_result
 
@@ -63,11 +65,20 @@ def sidecar_of(image: Path) -> Path:
     return image.with_name(f"{stem(image)}.json")
 
 
-def sidecar_facts(image: Path) -> dict[str, Any]:
-    """What the JSON file beside an image says; empty where there is none that can be read."""
+def scan_facts(scan: Path) -> dict[str, Any]:
+    """What DICOM's header or the JSON file beside a scan says of it, in BIDS's words.
+
+    Empty where there is none; with a warning where it cannot be read.
+    """
+    if is_dicom(scan):
+        return dicom_facts(scan)
+    path = sidecar_of(scan)
     try:
-        return dict(json.loads(sidecar_of(image).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, RecursionError):
+        warnings.warn(f"{path.name}: expected JSON with names and values, found something else", stacklevel=2)
         return {}
 
 

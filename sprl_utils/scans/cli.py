@@ -128,8 +128,11 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     start, name = time.monotonic(), job.source.name
     scan = read_scan(job.source)
     check_target(job.result, scan.header)
-    acquisition = args.acquisition or batch.sidecar_facts(job.source).get("MRAcquisitionType")
-    plan = make_plan(scan, args.voxel_size, args.upsample, args.measured, acquisition)
+    said = str(batch.scan_facts(job.source).get("MRAcquisitionType")).strip().upper()
+    plan = make_plan(scan, args.voxel_size, args.upsample, args.measured, args.acquisition or said)
+    if args.acquisition == "2D" and plan.slice_axis is None:
+        why = "the longest edge of its voxels stays, or its k-space was cut there"
+        _say(args, f"{name}: warning: 2D changes nothing, because {why}")
     weights, card = find_weights(args.weights or plan.weights), read_card()
     digest = sha256(weights)
     entry = next((e for e in card.values() if e["sha256"] == digest), None)

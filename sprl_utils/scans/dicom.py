@@ -55,6 +55,31 @@ def from_dicom(source: str | os.PathLike, into: str | os.PathLike) -> list[Path]
     return [file for file in files if file.stem not in uneven]
 
 
+#: Names in BIDS's JSON files of what DICOM's header says.
+TAGS = {
+    "Modality": "0008|0060",
+    "SeriesDescription": "0008|103e",
+    "ProtocolName": "0018|1030",
+    "MRAcquisitionType": "0018|0023",
+}
+
+
+def dicom_facts(source: str | os.PathLike) -> dict[str, str]:
+    """What the first DICOM file's header says, by the names of `TAGS`; empty where ITK cannot read it."""
+    import SimpleITK as sitk  # half a second
+
+    source = Path(source)
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(next(file for file in files if file.is_file() and is_dicom(file))))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return {}
+    return {name: reader.GetMetaData(tag).strip() for name, tag in TAGS.items() if reader.HasMetaDataKey(tag)}
+
+
 def _command() -> list[str]:
     """The program, also where the environment's commands are not on PATH."""
     if found := shutil.which("dcm2niix"):

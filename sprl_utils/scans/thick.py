@@ -27,7 +27,7 @@ from sprl_utils.training import central_box
 from sprl_utils.volumes import Volume, read_volume
 
 #: Voxels of HR per voxel of LR on each axis, how LR comes from them, and what the command is given as the
-#: kind of scan. The last two are wrong on purpose: they show what a wrong guess costs.
+#: kind of scan. The last three are wrong on purpose: they show what a wrong guess costs.
 CASES = (
     ((1, 1, 2), "means", "2D"),
     ((1, 1, 4), "means", "2D"),
@@ -37,6 +37,7 @@ CASES = (
     ((2, 2, 2), "k-space", "3D"),
     ((1, 1, 4), "k-space", "3D"),
     ((1, 1, 5), "k-space", "3D"),
+    ((1, 1, 2), "k-space", "2D"),
     ((1, 1, 4), "k-space", "2D"),
     ((1, 1, 4), "means", "3D"),
 )
@@ -66,9 +67,14 @@ def compare(head: Volume, factors: Sequence[int], measured: str, acquisition: st
     masks = {"box": None, "brain": head_masks(head.data, head.voxel_size)[1][box]}
     rows = []
     for method, run, image in images:
-        facts = {"voxels": " ".join(map(str, factors)), "measured": measured, "acquisition": acquisition}
-        facts |= {"network": method}
-        facts |= {"data_consistency": method == network, "source_run": run}
+        facts = {
+            "voxels": " ".join(map(str, factors)),
+            "measured": measured,
+            "acquisition": acquisition,
+            "network": method,
+            "data_consistency": method == network,
+            "source_run": run,
+        }
         rows += [facts | row for row in metrics.evaluate(image, hr, masks)]
     return rows
 

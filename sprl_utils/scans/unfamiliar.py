@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sprl_utils.files import sha256
-from sprl_utils.scans.batch import sidecar_facts
+from sprl_utils.scans.batch import scan_facts
+from sprl_utils.scans.dicom import is_dicom
 from sprl_utils.scans.formats import stem
 from sprl_utils.scans.headers import description
 from sprl_utils.volumes import Volume, voxels_sha256
@@ -63,9 +64,9 @@ def _contrast(path: Path) -> str:
     name = stem(path)
     if name.startswith("sub-"):  # in BIDS the suffix alone says what it is
         name = name.rsplit("_", 1)[-1]
-    facts = sidecar_facts(path)
+    facts = scan_facts(path)
     described = " ".join(str(facts.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
-    for where, text in (("name", name), ("JSON sidecar", described)):
+    for where, text in (("name", name), ("header" if is_dicom(path) else "JSON sidecar", described)):
         words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
         if words.keys() & T1:
             return ""
