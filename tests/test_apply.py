@@ -313,10 +313,13 @@ def test_a_cut_is_looked_for_whatever_is_asked(asked):
 
 
 @pytest.mark.parametrize(
-    ("factors", "name"), [((1, 2, 2), "2x2"), ((1, 1, 2.5), "2x2"), ((1, 1, 4), "4x4"), ((1, 4, 2), "4x4")]
-)
-def test_a_scan_gets_the_weights_of_the_nearest_reduction(factors, name):
-    assert make_plan(volume_of(blob()), upsample=factors).weights == f"EDSR_{name}"
+    ("edges", "name"),
+    [((1, 2, 2), "2x2"), ((1, 4, 4), "4x4"), ((1, 4, 3), "4x4"), ((2, 2, 2), "2x2"), ((1, 1, 4), "slices"),
+     ((1, 1, 1.5), "slices"), ((1, 2, 4), "slices")],
+)  # fmt: skip
+def test_a_scan_gets_the_weights_of_the_nearest_kind(edges, name):
+    scan = volume_of(blob(), np.diag([*edges, 1.0]))
+    assert make_plan(scan, voxel_size=(1, 1, 1)).weights == f"EDSR_{name}"
 
 
 @pytest.mark.parametrize(

@@ -77,22 +77,21 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
+        if self.slice_axis is not None or len(self.axes) == 1:
+            return "EDSR_slices"
         return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
         """What the shipped weights were not trained for, as sentences."""
         found = []
-        if len(self.axes) != 2:
+        if len(self.axes) == 3:
             found.append(
-                f"the weights learned from scans that are coarse on two axes, and this one is coarse on "
-                f"{len(self.axes)}; the network runs once per pair of axes, and the results are averaged."
+                "the weights learned from scans that are coarse on two axes, and this one is coarse on "
+                "three; the network runs once per pair of axes, and the results are averaged."
             )
-        if self.thick:
-            axes = ", ".join(map(str, self.thick))
-            found.append(
-                f"the weights learned from cut k-space and not from thick voxels, as on axis {axes}."
-            )
+        if self.slice_axis is not None and len(self.axes) > 1:
+            found.append("the weights learned from slices whose voxels are fine on the other two axes.")
         limit = THICKEST_OF_MORE if len(self.thick) > 1 else THICKEST
         if any(self.factors[axis] > limit for axis in self.thick):
             found.append(
