@@ -306,7 +306,7 @@ def test_a_cut_is_looked_for_whatever_is_asked(asked):
 @pytest.mark.parametrize(
     ("edges", "name"),
     [((1, 2, 2), "2x2"), ((1, 4, 4), "4x4"), ((1, 4, 3), "4x4"), ((2, 2, 2), "2x2"), ((1, 1, 4), "slices"),
-     ((1, 1, 1.5), "slices"), ((1, 1.5, 5), "slices")],
+     ((1, 1, 1.5), "2x2"), ((1, 1.5, 5), "slices")],
 )  # fmt: skip
 def test_a_scan_gets_the_weights_of_the_nearest_kind(edges, name):
     scan = volume_of(blob(), np.diag([*edges, 1.0]))

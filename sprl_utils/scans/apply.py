@@ -28,6 +28,8 @@ from sprl_utils.volumes import Volume
 LARGEST_FACTOR = 5.0
 #: A factor up to which the weights that learned from half of k-space are the better ones.
 HALF = 3.0
+#: Voxels per slice up to which the weights that learned from half of k-space are the better ones.
+THIN = 2.25
 #: How a scan was acquired, in the words of DICOM's and BIDS's MRAcquisitionType.
 ACQUISITIONS = ("2D", "3D")
 #: How thick slices are, against what the scan resolves on other axes and against the result's voxels, where
@@ -74,22 +76,20 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
-        if self.slice_axis is not None or len(self.axes) == 1:
+        if self.slice_axis is not None and self.factors[self.slice_axis] > THIN:
             return "EDSR_slices"
         return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
         """What the shipped weights were not trained for, as sentences."""
-        found = []
-        if len(self.axes) == 3:
-            found.append(
-                "the weights learned from scans that are coarse on two axes, and this one is coarse on "
-                "three; the network runs once per pair of axes, and the results are averaged."
-            )
-        if self.slice_axis is not None and len(self.axes) > 1:
-            found.append("the weights learned from slices whose voxels are fine on the other two axes.")
-        return found
+        learned, found = (1 if self.weights == "EDSR_slices" else 2), len(self.axes)
+        if found == learned:
+            return []
+        return [
+            f"the weights learned from scans that are coarse on {learned} of the axes, and this one is on "
+            f"{found}; the network runs once per pair of axes, and the results are averaged."
+        ]
 
 
 def make_plan(
