@@ -28,15 +28,14 @@ from sprl_utils.volumes import Volume
 LARGEST_FACTOR = 5.0
 #: A factor up to which the weights that learned from half of k-space are the better ones.
 HALF = 3.0
-#: Factors of thick voxels, on one axis and on more, up to which the result beat a cubic spline in every brain
-#: (``results/thick/``).
-THICKEST, THICKEST_OF_MORE = 4.0, 3.0
+#: Voxels per slice up to which the weights that learned from half of k-space are the better ones.
+THIN = 2.25
 #: How a scan was acquired, in the words of DICOM's and BIDS's MRAcquisitionType.
 ACQUISITIONS = ("2D", "3D")
 #: How thick slices are, against what the scan resolves on other axes and against the result's voxels, where
-#: nobody says whether the scan is 2D or 3D; a little less than 2, for rounded sizes. To take thinner ones for
-#: means where they are none costs decibels.
-SLICE_RATIO = 1.95
+#: nobody says whether the scan is 2D or 3D; a little less than 3, for rounded sizes. To take thinner ones for
+#: means where they are none costs more than the opposite.
+SLICE_RATIO = 2.95
 #: Voxels along an axis below which nothing can be said of its k-space, nor of head and air.
 FEWEST = 4
 #: What an axis may grow by rounding to whole voxels without being asked to, as a share of its length.
@@ -77,28 +76,20 @@ class Plan:
     @property
     def weights(self) -> str:
         """Name of the shipped weights that fit."""
-        if self.slice_axis is not None or len(self.axes) == 1:
+        if self.slice_axis is not None and self.factors[self.slice_axis] > THIN:
             return "EDSR_slices"
         return "EDSR_2x2" if max(self.factors) < HALF else "EDSR_4x4"
 
     @property
     def warnings(self) -> list[str]:
         """What the shipped weights were not trained for, as sentences."""
-        found = []
-        if len(self.axes) == 3:
-            found.append(
-                "the weights learned from scans that are coarse on two axes, and this one is coarse on "
-                "three; the network runs once per pair of axes, and the results are averaged."
-            )
-        if self.slice_axis is not None and len(self.axes) > 1:
-            found.append("the weights learned from slices whose voxels are fine on the other two axes.")
-        limit = THICKEST_OF_MORE if len(self.thick) > 1 else THICKEST
-        if any(self.factors[axis] > limit for axis in self.thick):
-            found.append(
-                f"voxels are over {limit:g} times as thick as asked for, where a cubic spline was as good on "
-                "some heads."
-            )
-        return found
+        learned, found = (1 if self.weights == "EDSR_slices" else 2), len(self.axes)
+        if found == learned:
+            return []
+        return [
+            f"the weights learned from scans that are coarse on {learned} of the axes, and this one is on "
+            f"{found}; the network runs once per pair of axes, and the results are averaged."
+        ]
 
 
 def make_plan(
@@ -115,7 +106,7 @@ def make_plan(
         upsample: factors on the matrix, in place of ``voxel_size``.
         measured: samples of k-space that the scan holds, per axis, where they are known; else they are found.
         acquisition: of `ACQUISITIONS`. In 2D the axis with the longest voxels is that of the slices. Where
-            it is not known, voxels twice as long as on the other axes, and as asked for, count as slices.
+            it is not known, voxels three times as long as on the other axes and as asked for count as slices.
 
     Raises:
         ValueError: numbers that make no sense, or nothing to restore.

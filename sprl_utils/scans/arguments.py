@@ -99,7 +99,7 @@ def _super_resolve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--acquisition", type=str.upper, choices=ACQUISITIONS,
         help="2D: along the longest edge of the voxels lie slices, each the mean over its thickness; 3D: "
         "there are none; the default is MRAcquisitionType in DICOM or in the JSON file beside the scan, or "
-        "else 2D where that edge is twice as long as the others and as asked for")
+        "else 2D where that edge is three times as long as the others and as asked for")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--force", action="store_true", help="overwrite files that are there")
     existing("--skip-existing", action="store_true",
