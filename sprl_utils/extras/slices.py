@@ -4,7 +4,7 @@ A slice of a 2D scan is the mean over its thickness, and not a cut of k-space: w
 weakened or appears as something slower (aliasing).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,9 @@ def spread(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return _along_axes(coarse, shape, lambda m, n: np.linalg.pinv(_means(n, m)))
 
 
-def _along_axes(volume: np.ndarray, shape: Sequence[int], matrix) -> np.ndarray:
+def _along_axes(
+    volume: np.ndarray, shape: Sequence[int], matrix: Callable[[int, int], np.ndarray]
+) -> np.ndarray:
     """``matrix(n, m)`` times each axis that changes, from ``n`` to ``m`` voxels."""
     for axis, (n, m) in enumerate(zip(volume.shape, shape, strict=True)):
         if n != m:
