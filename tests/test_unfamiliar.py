@@ -11,6 +11,7 @@ from conftest import make_head
 
 from sprl_utils.extras import weights
 from sprl_utils.files import sha256
+from sprl_utils.scans.batch import scan_facts
 from sprl_utils.scans.cli import main
 from sprl_utils.scans.unfamiliar import unfamiliar, voxels_sha256
 from sprl_utils.volumes import Volume, read_volume
@@ -24,7 +25,7 @@ HEAD = np.rint(np.maximum(make_head() * 1000 + NOISE, 0)).astype(np.float32)
 
 def told(data=HEAD, name="scan.nii.gz", edge=1.0, folder=Path("nowhere")):
     scan = Volume(np.float32(data), np.diag([*np.broadcast_to(edge, 3), 1]), nib.Nifti1Header())
-    return unfamiliar(scan, folder / name, data.shape, ENTRY, CARD)
+    return unfamiliar(scan, folder / name, scan_facts(folder / name), data.shape, ENTRY, CARD)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_voxels_far_from_1_mm(edge, is_told):
 
 def test_voxels_are_those_of_the_result():
     scan = Volume(HEAD, np.diag([1, 1, 4, 1.0]), nib.Nifti1Header())
-    assert unfamiliar(scan, Path("scan.nii"), (40, 44, 38 * 4), ENTRY, CARD) == []
+    assert unfamiliar(scan, Path("scan.nii"), {}, (40, 44, 38 * 4), ENTRY, CARD) == []
 
 
 def test_tiny_volumes():
@@ -115,7 +116,7 @@ def learned(tmp_path, monkeypatch):
     }
     return path, lambda file, entry="all.safetensors": [
         sentence
-        for sentence in unfamiliar(read_volume(file), file, HEAD.shape, card[entry], card)
+        for sentence in unfamiliar(read_volume(file), file, {}, HEAD.shape, card[entry], card)
         if "anna" in sentence
     ]
 

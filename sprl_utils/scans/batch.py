@@ -1,6 +1,5 @@
 """Which scans are to be done, where each result goes, and whether it can be written there."""
 
-import json
 import os
 import tempfile
 import warnings
@@ -73,13 +72,10 @@ def scan_facts(scan: Path) -> dict[str, Any]:
     if is_dicom(scan):
         return dicom_facts(scan)
     path = sidecar_of(scan)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, RecursionError):
+    facts = bids.read_facts(path)
+    if facts is None and path.exists():
         warnings.warn(f"{path.name}: expected JSON with names and values, found something else", stacklevel=2)
-        return {}
+    return facts or {}
 
 
 # ---- what is to be done -------------------------------------------------------------------------------

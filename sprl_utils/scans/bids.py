@@ -67,15 +67,20 @@ def source(root: Path, dataset: Path, file: Path) -> str:
     return f"bids:raw:{name}" if _holds(root, dataset) else name
 
 
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """Names and values of a JSON file; None where there is none, or none that can be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def describe_dataset(dataset: Path, root: Path) -> None:
     """Write ``dataset_description.json`` of the results, once. No path leads out of the raw data set."""
     path = dataset / "dataset_description.json"
     if path.exists():
         return
-    try:
-        raw = dict(json.loads((root / path.name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none, none that is readable, or no table of keys
-        raw = {}
+    raw = read_facts(root / path.name) or {}
     facts: dict[str, Any] = {
         "Name": f"{raw.get('Name') or 'T1w images'}, super-resolved",
         "BIDSVersion": VERSION,

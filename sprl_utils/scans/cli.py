@@ -128,7 +128,8 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     start, name = time.monotonic(), job.source.name
     scan = read_scan(job.source)
     check_target(job.result, scan.header)
-    said = str(batch.scan_facts(job.source).get("MRAcquisitionType")).strip().upper()
+    known = batch.scan_facts(job.source)
+    said = str(known.get("MRAcquisitionType")).strip().upper()
     plan = make_plan(scan, args.voxel_size, args.upsample, args.measured, args.acquisition or said)
     if args.acquisition == "2D" and plan.slice_axis is None:
         why = "the longest edge of its voxels stays, or its k-space was cut there"
@@ -136,7 +137,7 @@ def _resolve_one(args: argparse.Namespace, job: batch.Job, load: Callable, dtype
     weights, card = find_weights(args.weights or plan.weights), read_card()
     digest = sha256(weights)
     entry = next((e for e in card.values() if e["sha256"] == digest), None)
-    doubts = unfamiliar(scan, job.source, plan.shape, entry, card) + plan.warnings if entry else []
+    doubts = unfamiliar(scan, job.source, known, plan.shape, entry, card) + plan.warnings if entry else []
     for doubt in doubts:
         _say(args, f"{name}: warning: {doubt}")
     generator = load(weights)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from sprl_utils.files import sha256
-from sprl_utils.scans.batch import scan_facts
 from sprl_utils.scans.dicom import is_dicom
 from sprl_utils.scans.formats import stem
 from sprl_utils.scans.headers import description
@@ -36,13 +35,19 @@ TINY = 35
 
 
 def unfamiliar(
-    scan: Volume, path: Path, shape: Sequence[int], entry: Mapping, card: Mapping[str, Mapping]
+    scan: Volume,
+    path: Path,
+    facts: Mapping,
+    shape: Sequence[int],
+    entry: Mapping,
+    card: Mapping[str, Mapping],
 ) -> list[str]:
     """Warnings about a scan and the weights that are to be used on it.
 
     Args:
         scan: as it was read.
-        path: its file, whose name, header and JSON sidecar may say what it shows.
+        path: its file, whose name and header may say what it shows.
+        facts: of `sprl_utils.scans.batch.scan_facts`.
         shape: matrix of the result.
         entry: of the weights in ``card``.
         card: of all shipped weights.
@@ -50,7 +55,7 @@ def unfamiliar(
     Returns:
         Full sentences, none where the scan is of the kind that the weights learned from.
     """
-    found = [_contrast(path), _values(scan.data), _voxel_size(scan, shape), _matrix(shape)]
+    found = [_contrast(path, facts), _values(scan.data), _voxel_size(scan, shape), _matrix(shape)]
     found.append(_seen(scan, path, entry, card))
     return [sentence for sentence in found if sentence]
 
@@ -60,11 +65,10 @@ def origin(scan: Volume) -> str:
     return f"of voxels {voxels_sha256(scan)[:16]}"
 
 
-def _contrast(path: Path) -> str:
+def _contrast(path: Path, facts: Mapping) -> str:
     name = stem(path)
     if name.startswith("sub-"):  # in BIDS the suffix alone says what it is
         name = name.rsplit("_", 1)[-1]
-    facts = scan_facts(path)
     described = " ".join(str(facts.get(key, "")) for key in ("Modality", "SeriesDescription", "ProtocolName"))
     for where, text in (("name", name), ("header" if is_dicom(path) else "JSON sidecar", described)):
         words = {word.lower(): word for word in re.split("[^A-Za-z0-9]+", text)}
